@@ -1,0 +1,30 @@
+"""Nuclei in microscopy (Data Science Bowl 2018, CC0), from scratch: dozens of touching objects an image.
+
+python train.py --config configs/dsb2018_mnv2.py --data.root FOLDER --workdir runs/dsb
+"""
+
+from jaxseg.config import Augment, Config, Data, Grouping, Model, Optimizer, TargetSettings, Train
+
+config = Config(
+    name="dsb2018_mnv2",
+    data=Data(
+        builder="folder",
+        classes=("nucleus",),
+        crop=(256, 256),
+        augment=Augment(
+            scale=(0.7, 1.5),
+            flip_horizontal=True,
+            flip_vertical=True,
+            transpose=True,
+            brightness=0.1,
+            contrast=0.2,
+            saturation=0.2,
+            hue=0.05,
+        ),
+    ),
+    model=Model(encoder="mobilenet_v2", encoder_stride=16, encoder_width=0.5, decoder_width=0.5, coordinates=16.0),
+    targets=TargetSettings(max_instances=192, radius=1.0),
+    grouping=Grouping(slots=512, center=0.6, assignment=0.5),
+    optimizer=Optimizer(learning_rate=3e-3),
+    train=Train(steps=2200, batch=8, save_every=200, picture_every=1100),
+)
