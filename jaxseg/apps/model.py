@@ -1,0 +1,119 @@
+"""Opening a work directory: its config, its network, its parameters, and a callable for frames."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxseg import config, segment
+from jaxseg.nn import network as networks
+from jaxseg.train import state as states
+from jaxseg.train.checkpoint import Checkpoints
+from jaxseg.types import Capacity, ClassList, Segmentation, Thresholds
+
+CONFIG = "config.json"
+
+
+def capacity(settings: config.Config) -> Capacity:
+    """What fixes the shapes of a run's inference."""
+    model = settings.model
+    return Capacity(settings.grouping.slots, settings.superpixels.size, model.size, model.encoder_stride)
+
+
+def thresholds(settings: config.Config) -> Thresholds:
+    """The numbers of a run's grouping."""
+    grouping = settings.grouping
+    return Thresholds(grouping.center, grouping.assignment, grouping.duplicate, settings.superpixels.compactness)
+
+
+def class_list(settings: config.Config) -> ClassList:
+    """The run's classes."""
+    return ClassList.of(settings.data.classes)
+
+
+def network(settings: config.Config, axis_name: str | None = None) -> Any:
+    """The run's network; ``axis_name`` is the mapped axis that batch statistics are synchronised over in training."""
+    classes = len(settings.data.classes) + 1
+    return networks.from_config(settings.model, classes, settings.superpixels.size, axis_name)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network, ready for frames. Call it with one uint8 RGB frame (H, W, 3) or a batch (b, H, W, 3).
+
+    Attributes:
+      settings: of its run.
+      network: the module.
+      variables: parameters and statistics.
+      step: updates it was trained for.
+    """
+
+    settings: config.Config
+    network: Any
+    variables: Any
+    step: int
+
+    @property
+    def classes(self) -> ClassList:
+        """Names of the classes."""
+        return class_list(self.settings)
+
+    def __call__(self, frames: Any, thresholds_: Thresholds | None = None) -> Segmentation:
+        """Segments frames; compiled once for each frame size and batch.
+
+        Args:
+          frames: uint8 RGB, (H, W, 3) or (b, H, W, 3), on the host or a device.
+          thresholds_: other numbers of the grouping than the run's.
+
+        Raises:
+          ValueError: another shape or dtype.
+        """
+        frames = frames if isinstance(frames, jax.Array) else np.asarray(frames)
+        if np.ndim(frames) not in (3, 4) or np.shape(frames)[-1] != 3 or frames.dtype != np.uint8:
+            raise ValueError(
+                f"`frames` must be uint8 (H, W, 3) or (b, H, W, 3): got {frames.dtype} {np.shape(frames)}."
+            )
+        numbers = thresholds_ or thresholds(self.settings)
+        numbers = jax.tree.map(np.float32, numbers)
+        return segment.jitted(self.network, self.variables, frames, capacity(self.settings), numbers)
+
+
+def load(path: str | Path, settings: config.Config | None = None) -> Model:
+    """Opens the work directory of a run.
+
+    Args:
+      path: what ``--workdir`` was in training.
+      settings: other settings than the stored ones, of the same network.
+
+    Raises:
+      UserError: not a work directory, or a checkpoint that cannot be used.
+    """
+    workdir = Path(path)
+    settings = settings or read_config(workdir)
+    module = network(settings)
+    like = template(module, settings)
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        state = checkpoints.restore(like)
+    return Model(settings, module, jax.device_put(state.variables), int(state.step))
+
+
+def read_config(workdir: Path) -> config.Config:
+    """The config stored with a run.
+
+    Raises:
+      UserError: there is none, or it is damaged.
+    """
+    file = workdir / CONFIG
+    if not file.is_file():
+        raise config.UserError(
+            f"{workdir} is not a work directory: it has no {CONFIG}. Train first, or give another path."
+        )
+    return config.from_json(file.read_text(), str(file))
+
+
+def template(module: Any, settings: config.Config) -> states.TrainState:
+    """Shapes of a run's state, without computing it."""
+    update = states.optimizer(settings.optimizer, settings.train.steps)
+    return jax.eval_shape(lambda: states.create(module, update, 0, settings.data.crop))

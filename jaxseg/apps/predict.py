@@ -1,0 +1,143 @@
+"""Prediction: images, folders and globs in; overlay, two maps and a list of objects out, for each."""
+
+import glob
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from jaxseg import config, visualize
+from jaxseg.apps import files, model
+from jaxseg.types import ClassList, Segmentation
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+
+def predict(workdir: Path, inputs: Sequence[str], output: Path) -> int:
+    """Segments every input and writes four files for each.
+
+    Args:
+      workdir: folder of a run.
+      inputs: images, folders, globs.
+      output: folder for NAME_overlay.png, NAME_semantic.png, NAME_instance.png and NAME.json.
+
+    Returns:
+      0, or 2 where an input could not be read; the others are written all the same.
+
+    Raises:
+      UserError: no usable run, no input at all, or a folder that cannot be written.
+    """
+    paths = list(_paths(inputs))
+    trained = model.load(workdir)
+    files.require_writable(output)
+    failed = 0
+    console = Console(stderr=True)
+    for path, name in track(list(zip(paths, _names(paths), strict=True)), "predict", console=console):
+        try:
+            frame = read_image(path)
+        except config.UserError as error:
+            console.print(f"jaxseg: {error}", markup=False, highlight=False, soft_wrap=True)
+            failed += 1
+            continue
+        write(output, name, frame, jax.device_get(trained(frame)), trained.classes)
+    return 2 if failed else 0
+
+
+def _paths(inputs: Sequence[str]) -> Iterator[Path]:
+    """Files that the inputs name, in order; a file that is missing is reported when it is read."""
+    for text in inputs:
+        path = Path(text)
+        if path.is_dir():
+            found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+        elif any(c in text for c in "*?["):
+            found = [Path(p) for p in sorted(glob.glob(text, recursive=True)) if Path(p).is_file()]
+        else:
+            found = [path]
+        if not found:
+            raise config.UserError(f"{text} holds no image. Give an image, a folder of images or a glob.")
+        yield from found
+
+
+def _names(paths: Sequence[Path]) -> Iterator[str]:
+    """A name of its own for each result: the stem; the full name, then a number, where stems repeat."""
+    stems = [p.stem for p in paths]
+    taken: set[str] = {s for s in stems if stems.count(s) == 1}
+    for path, stem in zip(paths, stems, strict=True):
+        if stems.count(stem) == 1:
+            yield stem
+            continue
+        name, n = path.name.replace(".", "_"), 1
+        while name in taken:
+            n += 1
+            name = f"{path.name.replace('.', '_')}_{n}"
+        taken.add(name)
+        yield name
+
+
+def read_image(path: Path) -> np.ndarray:
+    """An image file as uint8 RGB (H, W, 3); gray, palette, RGBA and 16-bit files are converted.
+
+    Raises:
+      UserError: no such file, or one that cannot be decoded completely.
+    """
+    from PIL import Image, ImageOps
+
+    if not path.is_file():
+        raise config.UserError(f"{path} does not exist. Check the path.")
+    try:
+        with Image.open(path) as opened:
+            opened.load()
+            image = ImageOps.exif_transpose(opened)
+            if image.mode.startswith("I") or image.mode == "F":
+                values = np.asarray(image, np.float32)
+                image = Image.fromarray(np.clip(values / (257 if values.max() > 255 else 1), 0, 255).astype(np.uint8))
+            return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise config.UserError(f"{path} cannot be read as an image: {error}. Replace or remove it.") from error
+
+
+def write(output: Path, name: str, frame: np.ndarray, found: Segmentation, classes: ClassList) -> None:
+    """Writes the four files of one frame.
+
+    Args:
+      output: an existing folder.
+      name: what the files start with.
+      frame: (H, W, 3) uint8 RGB.
+      found: host arrays of the same size.
+      classes: names for the overlay and the list.
+    """
+    from PIL import Image
+
+    overlay = visualize.overlay(frame, found.semantic, found.instance, found.instances, classes.names)
+    Image.fromarray(overlay).save(output / f"{name}_overlay.png")
+    Image.fromarray(np.asarray(found.semantic)).save(output / f"{name}_semantic.png")
+    Image.fromarray(np.asarray(found.instance)).save(output / f"{name}_instance.png")
+    document = {
+        "height": frame.shape[0],
+        "width": frame.shape[1],
+        "classes": list(classes.names),
+        "lost": int(found.lost),
+        "instances": objects(found, classes),
+    }
+    files.write_json(output / f"{name}.json", document)
+
+
+def objects(found: Segmentation, classes: ClassList) -> list[dict[str, Any]]:
+    """The objects of one frame, most confident center first: id, class, score, box, area, center."""
+    rows = found.instances
+    return [
+        {
+            "id": int(i) + 1,
+            "class": classes.names[int(rows.class_id[i])],
+            "class_id": int(rows.class_id[i]),
+            "score": round(float(rows.score[i]), 6),
+            "box": [int(v) for v in rows.box[i]],
+            "area": int(rows.area[i]),
+            "center": [round(float(v), 2) for v in rows.center[i]],
+        }
+        for i in np.flatnonzero(rows.valid)
+    ]

@@ -1,0 +1,137 @@
+"""Training: a config and a work directory in, checkpoints and logs out; resumes what the directory holds."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from jaxseg import config
+from jaxseg.apps import files, model
+from jaxseg.data import Source
+from jaxseg.train import loop, parallel, state, step
+from jaxseg.train.checkpoint import FOLDER, Checkpoints
+from jaxseg.types import Batch
+
+FREQUENCIES = "class_frequencies.json"
+PICTURES = 2
+
+
+def train(settings: config.Config, workdir: Path) -> state.TrainState:
+    """Trains, or goes on training, the run in a work directory.
+
+    Args:
+      settings: the resolved config.
+      workdir: created where it is missing; holds config.json, checkpoints, TensorBoard files.
+
+    Returns:
+      The last state.
+
+    Raises:
+      UserError: the directory cannot be written or holds another run, or data or config are unusable.
+    """
+    from jaxseg.data import pipeline, prepare
+
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    files.require_writable(workdir)
+    resumed = _compare(settings, workdir, console)
+    source = prepare.source(settings.data, "train")
+    frequencies = _frequencies(workdir, source, len(settings.data.classes) + 1, resumed)
+    files.write_text(workdir / model.CONFIG, config.to_json(settings))
+    update = state.optimizer(settings.optimizer, settings.train.steps)
+    recipe = step.Recipe(
+        network=model.network(settings, parallel.AXIS),
+        update=update,
+        superpixel=settings.superpixels.size,
+        targets=settings.targets,
+        normalize=settings.losses.normalize,
+    )
+    begin = state.create(recipe.network, update, settings.seed, settings.data.crop)
+    if resumed:
+        with Checkpoints(workdir, read_only=True) as checkpoints:
+            begin = checkpoints.restore(begin)
+    _announce(console, settings, begin, len(source))
+
+    def batches(start: int) -> Iterator[Batch]:
+        train_settings = settings.train
+        return pipeline.train_batches(
+            source, settings.data, train_settings.batch, settings.seed, start, train_settings.steps, 0, 1
+        )
+
+    return loop.run(
+        settings.train,
+        recipe,
+        step.numbers(settings.losses, frequencies, settings.superpixels.compactness),
+        begin,
+        batches,
+        workdir,
+        state.schedule(settings.optimizer, settings.train.steps),
+        _pictures(settings),
+    )
+
+
+def _announce(console: Console, settings: config.Config, begin: state.TrainState, examples: int) -> None:
+    devices = parallel.devices_for(settings.train.batch)
+    console.print(
+        f"{settings.name}: {state.parameters(begin):,} parameters, {examples} training images, "
+        f"{len(devices)} x {devices[0].device_kind}, from step {int(begin.step)} to {settings.train.steps}"
+    )
+
+
+def _compare(settings: config.Config, workdir: Path, console: Console) -> bool:
+    """Whether the directory holds a run to go on with; lists settings that changed, and refuses those that matter.
+
+    A run that never came to its first checkpoint binds nothing: it may have failed for the very settings that changed.
+    """
+    stored = workdir / model.CONFIG
+    if not stored.is_file() or not (workdir / FOLDER).is_dir():
+        return False
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        if checkpoints.latest() is None:
+            return False
+    changed = config.differences(config.from_json(stored.read_text(), str(stored)), settings)
+    for name, (old, new) in changed.items():
+        console.print(f"{name}: was {old}, now {new}", markup=False)
+    refused = sorted(name for name in changed if config.changes_meaning(name))
+    if refused:
+        raise config.UserError(
+            f"{workdir} holds another run: {', '.join(refused)} differ. "
+            "Give those settings again, or another --workdir."
+        )
+    return True
+
+
+def _frequencies(workdir: Path, source: Source, classes: int, resumed: bool) -> np.ndarray:
+    """Share of each class among the labelled pixels; counted once and kept with the run."""
+    from jaxseg.data import prepare
+
+    stored = workdir / FREQUENCIES
+    if not (resumed and stored.is_file()):
+        counts = prepare.class_frequencies(source, classes)
+        files.write_json(stored, {"pixels": [int(n) for n in counts]})
+    pixels = np.asarray(json.loads(stored.read_text())["pixels"], np.float64)
+    return (pixels / max(pixels.sum(), 1)).astype(np.float32)
+
+
+def _pictures(settings: config.Config) -> loop.Pictures | None:
+    """Draws predictions of a few validation images; None where pictures are switched off."""
+    if not settings.train.picture_every:
+        return None
+    from jaxseg import visualize
+    from jaxseg.data import prepare
+
+    source = prepare.source(settings.data, "val")
+    examples = [source[i] for i in range(min(PICTURES, len(source)))]
+    classes = model.class_list(settings)
+
+    def draw(now: state.TrainState) -> Mapping[str, np.ndarray]:
+        trained = model.Model(settings, model.network(settings), now.variables, int(now.step))
+        pictures = {}
+        for example in examples:
+            found = trained(example.image)
+            picture = visualize.overlay(example.image, found.semantic, found.instance, found.instances, classes.names)
+            pictures[f"prediction/{example.name}"] = picture
+        return pictures
+
+    return draw

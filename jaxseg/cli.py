@@ -1,0 +1,207 @@
+"""`jaxseg` and its commands. train.py and eval.py call the same functions."""
+
+import argparse
+import contextlib
+import difflib
+import io
+import os
+import re
+import runpy
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jaxseg import config
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a bad command line in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise config.UserError(f"{message}. See {self.prog} --help.")
+
+
+def guarded(command: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> NoReturn:
+    """Runs a command and leaves the program: status 0, 2 with one line for what the user must mend, 130 on Ctrl-C."""
+    try:
+        status = command(sys.argv[1:] if argv is None else argv) or 0
+    except config.UserError as error:
+        print(f"jaxseg: {' '.join(str(error).split())}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        print("jaxseg: interrupted. Give the same command again to go on from the last checkpoint.", file=sys.stderr)
+        status = 130
+    sys.stdout.flush()
+    sys.exit(status)
+
+
+def main() -> NoReturn:
+    """The `jaxseg` program."""
+    guarded(_dispatch)
+
+
+def _dispatch(argv: Sequence[str]) -> int | None:
+    commands = {
+        "train": (train, "train a network, or go on training it"),
+        "eval": (evaluate, "measure a trained network and write a report"),
+        "predict": (predict, "segment images, folders or globs"),
+        "superpixels": (superpixels, "under-segmentation error by superpixel size and compactness"),
+        "benchmark": (benchmark, "time every stage of inference on this hardware"),
+    }
+    if not argv or argv[0] in ("-h", "--help"):
+        print(
+            "usage: jaxseg COMMAND ...\n\n" + "\n".join(f"  {name:10} {text}" for name, (_, text) in commands.items())
+        )
+        return 0 if argv else 2
+    if argv[0] not in commands:
+        raise config.UserError(f"unknown command {argv[0]!r}{_suggest(argv[0], commands)}. See jaxseg --help.")
+    return commands[argv[0]][0](argv[1:])
+
+
+def train(argv: Sequence[str]) -> None:
+    """``--config FILE --workdir DIR [--section.setting value ...]``."""
+    parser = _Parser("train", description="Trains a network; goes on where DIR holds a run.", add_help=False)
+    parser.add_argument("--config", type=Path, help="a file that defines config = Config(...)")
+    parser.add_argument("--workdir", type=Path, help="folder of the run")
+    parser.add_argument("-h", "--help", action="store_true")
+    known, rest = parser.parse_known_args(argv)
+    if known.help and known.config is None:
+        parser.print_help()
+        print("\nWith --config FILE --help: every setting, to be overridden as --section.setting value.")
+        return
+    if known.config is None or (known.workdir is None and not known.help):
+        raise config.UserError("--config FILE and --workdir DIR are required. See --help.")
+    settings = override(read_config(known.config), [*rest, *(["--help"] if known.help else [])])
+    _keep_compiled()
+    from jaxseg.apps.train import train as run
+    from jaxseg.train import parallel
+
+    parallel.prepare_host()
+    run(settings, known.workdir)
+
+
+def evaluate(argv: Sequence[str]) -> None:
+    """``--workdir DIR [--split val] [--data.root ELSEWHERE] [--output DIR]``."""
+    parser = _Parser("eval", description="Measures a trained network: a table, metrics.json, report.html.")
+    parser.add_argument("--workdir", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--split", choices=("train", "val"), default="val")
+    parser.add_argument("--output", type=Path, help="where results go (default: DIR/SPLIT)")
+    known, rest = parser.parse_known_args(argv)
+    _keep_compiled()
+    from jaxseg.apps import evaluate as app
+    from jaxseg.apps import model
+
+    settings = override(model.read_config(known.workdir), rest)
+    app.evaluate(known.workdir, settings, known.split, known.output or known.workdir / known.split)
+
+
+def predict(argv: Sequence[str]) -> int:
+    """``--model DIR INPUT... --output DIR``."""
+    parser = _Parser("jaxseg predict", description="Writes masks, overlay and a list of objects for each image.")
+    parser.add_argument("--model", type=Path, required=True, help="work directory of a run")
+    parser.add_argument("--output", type=Path, required=True, help="folder for results")
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="image, folder or glob")
+    known = parser.parse_args(argv)
+    _keep_compiled()
+    from jaxseg.apps import predict as app
+
+    return app.predict(known.model, known.inputs, known.output)
+
+
+def superpixels(argv: Sequence[str]) -> None:
+    """``--config FILE [--images N] [--sizes K ...] [--compactness C ...] [--json FILE]``."""
+    parser = _Parser("jaxseg superpixels", description="Chooses the superpixel size on the training set.")
+    parser.add_argument("--config", type=Path, required=True, help="a file that defines config = Config(...)")
+    parser.add_argument("--images", type=int, default=100, help="most training images to look at")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[2, 4, 8, 16], help="superpixel sizes, pixels")
+    parser.add_argument("--compactness", type=float, nargs="+", default=[1, 2, 3, 4, 8], help="Lab units per pixel")
+    parser.add_argument("--json", type=Path, help="also write the figures there")
+    known, rest = parser.parse_known_args(argv)
+    if known.images < 1 or min(known.sizes) < 1 or min(known.compactness) <= 0:
+        raise config.UserError("--images and --sizes must be at least 1 and --compactness above 0.")
+    settings = override(read_config(known.config), rest)
+    _keep_compiled()
+    from jaxseg.apps import superpixels as app
+
+    app.study(settings, known.images, known.sizes, known.compactness, known.json)
+
+
+def benchmark(argv: Sequence[str]) -> None:
+    """``--config FILE [--json FILE] [--frames N] [--batch N] [--section.setting value ...]``."""
+    parser = _Parser("jaxseg benchmark", description="Times Table I's columns on generated frames.")
+    parser.add_argument("--config", type=Path, required=True, help="a file that defines config = Config(...)")
+    parser.add_argument("--json", type=Path, help="also write the figures there")
+    parser.add_argument("--frames", type=int, default=50, help="different frames to time")
+    parser.add_argument("--batch", type=int, default=1, help="frames in a call")
+    known, rest = parser.parse_known_args(argv)
+    if known.frames < 1 or known.batch < 1:
+        raise config.UserError("--frames and --batch must be at least 1.")
+    settings = override(read_config(known.config), rest)
+    _keep_compiled()
+    from jaxseg.apps import benchmark as app
+
+    app.benchmark(settings, known.frames, known.batch, known.json)
+
+
+def _keep_compiled() -> None:
+    """Compiled programs are kept in the user's cache folder, so that only the first start is slow."""
+    import jax
+
+    if not jax.config.values["jax_compilation_cache_dir"]:
+        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        jax.config.update("jax_compilation_cache_dir", str(Path(f"{base}/jaxseg/compiled").expanduser()))
+
+
+def read_config(path: Path) -> config.Config:
+    """The ``config`` that a Python file defines.
+
+    Raises:
+      UserError: no such file, an error in it, or no ``config`` in it.
+    """
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], 1)
+        raise config.UserError(
+            f"config {path} does not exist{f'. Did you mean {path.parent / near[0]}?' if near else '.'}"
+        )
+    try:
+        found = runpy.run_path(str(path)).get("config")
+    except config.UserError:
+        raise
+    except Exception as error:
+        raise config.UserError(f"config {path} fails with {type(error).__name__}: {error}. Mend it.") from error
+    if not isinstance(found, config.Config):
+        raise config.UserError(f"config {path} defines no `config = Config(...)`. Add it.")
+    return found
+
+
+def override(settings: config.Config, argv: Sequence[str]) -> config.Config:
+    """Replaces settings by ``--section.setting value``.
+
+    Raises:
+      UserError: an unknown setting, or a value of another type or out of range.
+    """
+    import tyro
+
+    names = {name.replace("_", "-") for name in config.flatten(settings)}
+    for word in argv:
+        given = word.split("=")[0].removeprefix("--").replace("_", "-")
+        given_name = re.sub(r"(^|\.)no-(?=[^.]*$)", r"\1", given)
+        if word.startswith("--") and given_name not in names | {"help"} and given not in names:
+            raise config.UserError(f"unknown setting {word.split('=')[0]}{_suggest(given, names, '--')}. See --help.")
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(type(settings), default=settings, args=list(argv), prog="settings")
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        text = re.sub(r"[^\x20-\x7e\n]", " ", errors.getvalue())
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        body = [line for line in lines if not line.startswith(("For full helptext", "Parsing error", "usage"))]
+        raise config.UserError(f"bad setting: {' '.join(body)} See --help.") from None
+
+
+def _suggest(word: str, known: Any, prefix: str = "") -> str:
+    near = difflib.get_close_matches(word, list(known), 1)
+    return f"; did you mean {prefix}{near[0]}" if near else ""

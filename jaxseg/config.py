@@ -1,0 +1,456 @@
+"""Every setting of a run, as frozen dataclasses with their validation. Imports the standard library only.
+
+A config file defines ``config = Config(...)``. Numbers are validated here, on the host, and nowhere else.
+"""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+
+class UserError(Exception):
+    """Something the user must mend. The message is one line that names the thing and the remedy; exit status 2."""
+
+
+def _check(ok: bool, message: str) -> None:
+    if not ok:
+        raise UserError(message)
+
+
+def _range(value: float, name: str, low: float, high: float = math.inf) -> None:
+    wanted = f"at least {low:g}" if high == math.inf else f"in {low:g}..{high:g}"
+    _check(low <= value <= high, f"`{name}` must be {wanted}: got {value:g}.")
+
+
+def _size(size: tuple[int, int], name: str) -> None:
+    _check(min(size) >= 1, f"`{name}` is (height, width) in pixels, each at least 1: got {size[0]} x {size[1]}.")
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Generated street-like scenes.
+
+    Attributes:
+      size: (height, width) of a scene, pixels. Objects scale with the height.
+      train: number of training scenes.
+      val: number of validation scenes.
+    """
+
+    size: tuple[int, int] = (128, 256)
+    train: int = 4000
+    val: int = 200
+
+    def __post_init__(self) -> None:
+        _size(self.size, "data.shapes.size")
+        _check(
+            min(self.size) >= 32, f"`data.shapes.size` must be at least 32 x 32: got {self.size[0]} x {self.size[1]}."
+        )
+        _range(self.train, "data.shapes.train", 1)
+        _range(self.val, "data.shapes.val", 1)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder of images and 16-bit instance maps, pixel = class * divisor + n.
+
+    Attributes:
+      divisor: what a pixel value is divided by to get its class id.
+      zero_is_instance: whether n = 0 is an object (Cityscapes counts from 0) or marks a region without instances.
+      ignored: raw pixel values that no loss and no metric counts.
+    """
+
+    divisor: int = 1000
+    zero_is_instance: bool = True
+    ignored: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        _range(self.divisor, "data.folder.divisor", 1, 65535)
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random changes of training examples.
+
+    Attributes:
+      scale: range of the resize factor before cropping.
+      flip_horizontal: mirror left and right half of the time.
+      flip_vertical: mirror top and bottom half of the time.
+      transpose: swap the axes half of the time (with both flips: all eight symmetries).
+      brightness: largest shift, as a fraction of the full range.
+      contrast: largest relative change.
+      saturation: largest relative change.
+      hue: largest turn of the hue circle, as a fraction of it.
+    """
+
+    scale: tuple[float, float] = (1.0, 1.0)
+    flip_horizontal: bool = True
+    flip_vertical: bool = False
+    transpose: bool = False
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+
+    def __post_init__(self) -> None:
+        low, high = self.scale
+        _check(0 < low <= high, f"`data.augment.scale` is (lowest, highest), both positive: got {low:g}, {high:g}.")
+        for name in ("brightness", "contrast", "saturation"):
+            _range(getattr(self, name), f"data.augment.{name}", 0, 1)
+        _range(self.hue, "data.augment.hue", 0, 0.5)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where examples come from.
+
+    Attributes:
+      builder: "shapes" (generated), "folder" (your own), "cityscapes".
+      root: folder of the data set; unused by "shapes".
+      classes: names of the classes that have instances; class ids count from 1 in this order, 0 is background.
+      cache: where prepared data is kept; empty for the user's cache folder.
+      seed: seed of generated scenes.
+      crop: (height, width) of training examples, pixels.
+      shapes: settings of that builder.
+      folder: settings of that builder.
+      augment: random changes of training examples.
+      workers: processes that read and augment ahead; 0 does it in a thread.
+    """
+
+    builder: Literal["shapes", "folder", "cityscapes"] = "shapes"
+    root: str = ""
+    classes: tuple[str, ...] = ("object",)
+    cache: str = ""
+    seed: int = 0
+    crop: tuple[int, int] = (128, 256)
+    shapes: Shapes = field(default_factory=Shapes)
+    folder: Folder = field(default_factory=Folder)
+    augment: Augment = field(default_factory=Augment)
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        _size(self.crop, "data.crop")
+        _check(1 <= len(self.classes) <= 254, f"`data.classes` must name 1 to 254 classes: got {len(self.classes)}.")
+        _check(
+            len(set(self.classes)) == len(self.classes), "`data.classes` names a class twice. Give each its own name."
+        )
+        _check("background" not in self.classes, "`data.classes` must not name background: it is class 0 already.")
+        _range(self.workers, "data.workers", 0)
+
+
+@dataclass(frozen=True)
+class Model:
+    """The network.
+
+    Attributes:
+      encoder: "mobilenet_v2", "darknet53", or the import path "package.module:Class" of an encoder of your own.
+      encoder_stride: output stride of the encoder; below 32 the last stages are dilated.
+      encoder_width: multiplier of the encoder's channels.
+      encoder_blocks: blocks of each stage, for encoders that let you choose; empty for the published numbers.
+      decoder_width: multiplier of the decoders' channels.
+      embedding: dimensions of the embedding.
+      coordinates: pixels per embedding unit of the element's position, which is added to the first two dimensions, so
+        that objects that look alike differ by where they are; 0 adds nothing (the paper).
+      batch_norm: "synchronized" statistics over all devices, or "frozen" at their initial (imported) values.
+      dtype: what convolutions compute in; parameters, losses and grouping are float32 always.
+      center_prior: confidence that the center head starts from.
+      size: the network's (height, width): every frame is resized to it. None: frames keep their own size.
+    """
+
+    encoder: str = "mobilenet_v2"
+    encoder_stride: Literal[8, 16, 32] = 16
+    encoder_width: float = 1.0
+    encoder_blocks: tuple[int, ...] = ()
+    decoder_width: float = 1.0
+    embedding: int = 32
+    coordinates: float = 0.0
+    batch_norm: Literal["synchronized", "frozen"] = "synchronized"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    center_prior: float = 0.1
+    size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("encoder_width", "decoder_width"):
+            _check(getattr(self, name) > 0, f"`model.{name}` must be positive: got {getattr(self, name):g}.")
+        _range(self.embedding, "model.embedding", 1 if not self.coordinates else 2)
+        _range(self.coordinates, "model.coordinates", 0)
+        prior = self.center_prior
+        _check(0 < prior < 1, f"`model.center_prior` is a probability between 0 and 1: got {prior:g}.")
+        if self.size is not None:
+            _size(self.size, "model.size")
+            divides = self.size[0] % self.encoder_stride == 0 and self.size[1] % self.encoder_stride == 0
+            _check(
+                divides,
+                f"`model.size` must be a multiple of the encoder's stride {self.encoder_stride}: "
+                f"got {self.size[0]} x {self.size[1]}.",
+            )
+
+
+@dataclass(frozen=True)
+class Superpixels:
+    """The grid and how it follows the image.
+
+    Attributes:
+      size: edge k of a cell, pixels; the decoders' output stride.
+      compactness: weight of the spatial distance, Lab units per pixel.
+    """
+
+    size: Literal[1, 2, 4, 8, 16] = 4
+    compactness: float = 3.0
+
+    def __post_init__(self) -> None:
+        _check(self.compactness > 0, f"`superpixels.compactness` must be positive: got {self.compactness:g}.")
+
+
+@dataclass(frozen=True)
+class TargetSettings:
+    """What the heads are asked for.
+
+    Attributes:
+      max_instances: most instances in a training example; more are left out of the instance losses and counted.
+      center: an instance's center is a "point", a "disc" or a "gaussian" around it, clipped to the instance.
+      radius: radius of the disc, or two sigmas of the Gaussian, in grid elements.
+    """
+
+    max_instances: int = 64
+    center: Literal["point", "disc", "gaussian"] = "disc"
+    radius: float = 1.5
+
+    @classmethod
+    def paper(cls, max_instances: int = 64) -> "TargetSettings":
+        """As printed in the paper: a center is a single element."""
+        return cls(max_instances, "point")
+
+    def __post_init__(self) -> None:
+        _range(self.max_instances, "targets.max_instances", 1, 65535)
+        _range(self.radius, "targets.radius", 0)
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Weights and constants of the loss terms; all of them are traced numbers but ``normalize``.
+
+    Attributes:
+      semantic: weight of eq. 1.
+      attraction: weight of eq. 3.
+      repulsion: weight of eq. 4.
+      regularization: weight of the norm of embeddings at centers.
+      center: weight of eq. 5.
+      class_weight_power: exponent on w_c of eq. 2: 1 as printed, 0.5 its root, 0 uniform.
+      alpha: weight of the positives in eq. 5; the negatives get 1 - alpha.
+      gamma: focusing exponent of eq. 5.
+      attraction_margin: delta_a of eq. 3.
+      repulsion_margin: delta_r of eq. 4.
+      normalize: eq. 5 is divided by the number of "positives" (RetinaNet) or of "elements".
+    """
+
+    semantic: float = 1.0
+    attraction: float = 1.0
+    repulsion: float = 1.0
+    regularization: float = 0.001
+    center: float = 1.0
+    class_weight_power: float = 0.0
+    alpha: float = 0.9
+    gamma: float = 2.0
+    attraction_margin: float = 0.1
+    repulsion_margin: float = 1.0
+    normalize: Literal["positives", "elements"] = "positives"
+
+    @classmethod
+    def paper(cls) -> "Losses":
+        """As printed in the paper: w_c of eq. 2, and alpha = 0.01 on the positives of eq. 5, per element."""
+        return cls(class_weight_power=1.0, alpha=0.01, gamma=2.0, normalize="elements")
+
+    def __post_init__(self) -> None:
+        for name in ("semantic", "attraction", "repulsion", "regularization", "center", "class_weight_power", "gamma"):
+            _range(getattr(self, name), f"losses.{name}", 0)
+        _range(self.alpha, "losses.alpha", 0, 1)
+        _range(self.attraction_margin, "losses.attraction_margin", 0)
+        _range(self.repulsion_margin, "losses.repulsion_margin", 0)
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Post-processing; all of them are traced numbers but ``slots``.
+
+    Attributes:
+      slots: most objects found in a frame.
+      center: confidence above which an element is part of a center.
+      assignment: largest embedding distance of an element to its center.
+      duplicate: embedding distance below which two centers of a class are one object.
+    """
+
+    slots: int = 128
+    center: float = 0.6
+    assignment: float = 0.5
+    duplicate: float = 0.1
+
+    @classmethod
+    def paper(cls, slots: int = 128) -> "Grouping":
+        """As printed in the paper: confidence over 0.7, and delta_a = 0.1 for both radii."""
+        return cls(slots, center=0.7, assignment=0.1, duplicate=0.1)
+
+    def __post_init__(self) -> None:
+        _range(self.slots, "grouping.slots", 1, 65535)
+        _check(0 < self.center < 1, f"`grouping.center` is a confidence between 0 and 1: got {self.center:g}.")
+        _range(self.assignment, "grouping.assignment", 0)
+        _range(self.duplicate, "grouping.duplicate", 0)
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """How parameters are updated.
+
+    Attributes:
+      name: "adamw", or "sgd" with Nesterov momentum 0.9.
+      learning_rate: peak of the schedule.
+      warmup: fraction of the steps over which the rate rises linearly from 0.
+      decay: "cosine" or "poly" (power 0.9), down to 0 at the last step, or "constant".
+      weight_decay: decoupled; never on norms and biases.
+      clip: global norm that gradients are scaled down to.
+    """
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = 3e-3
+    warmup: float = 0.05
+    decay: Literal["cosine", "poly", "constant"] = "cosine"
+    weight_decay: float = 1e-4
+    clip: float = 5.0
+
+    def __post_init__(self) -> None:
+        rate = self.learning_rate
+        _check(rate > 0, f"`optimizer.learning_rate` must be positive: got {rate:g}.")
+        _range(self.warmup, "optimizer.warmup", 0, 1)
+        _range(self.weight_decay, "optimizer.weight_decay", 0)
+        _check(self.clip > 0, f"`optimizer.clip` must be positive: got {self.clip:g}.")
+
+
+@dataclass(frozen=True)
+class Train:
+    """Length and rhythm of a run.
+
+    Attributes:
+      steps: number of updates.
+      batch: examples in an update, over all devices.
+      log_every: steps between logged scalars.
+      picture_every: steps between pictures of predictions; 0 for none.
+      save_every: steps between checkpoints; the last step is always saved.
+      keep: number of latest checkpoints kept.
+    """
+
+    steps: int = 10_000
+    batch: int = 8
+    log_every: int = 20
+    picture_every: int = 500
+    save_every: int = 500
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "log_every", "save_every", "keep"):
+            _range(getattr(self, name), f"train.{name}", 1)
+        _range(self.picture_every, "train.picture_every", 0)
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run. The resolved config is stored with the run, and later commands need nothing else.
+
+    Attributes:
+      name: shown in logs and reports.
+      seed: of initialisation, order and augmentation.
+      data: where examples come from.
+      model: the network.
+      superpixels: the grid.
+      targets: what the heads are asked for.
+      losses: weights and constants of the loss terms.
+      grouping: post-processing.
+      optimizer: how parameters are updated.
+      train: length and rhythm.
+    """
+
+    name: str = "run"
+    seed: int = 0
+    data: Data = field(default_factory=Data)
+    model: Model = field(default_factory=Model)
+    superpixels: Superpixels = field(default_factory=Superpixels)
+    targets: TargetSettings = field(default_factory=TargetSettings)
+    losses: Losses = field(default_factory=Losses)
+    grouping: Grouping = field(default_factory=Grouping)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    train: Train = field(default_factory=Train)
+
+    def __post_init__(self) -> None:
+        k, stride = self.superpixels.size, self.model.encoder_stride
+        _check(
+            k <= stride,
+            f"`superpixels.size` must not exceed the encoder's stride {stride}: got {k}. The decoders only go up.",
+        )
+        height, width = self.data.crop
+        _check(
+            height % stride == 0 and width % stride == 0,
+            f"`data.crop` must be a multiple of the encoder's stride {stride}: got {height} x {width}.",
+        )
+
+
+MEANING = ("seed", "data", "model", "superpixels", "targets", "losses", "optimizer")
+"""Sections that change what a run is; a run is not resumed with others. Within ``train`` these are steps and batch."""
+
+FREE = frozenset({"data.root", "data.cache", "data.workers"})
+"""Settings inside those sections that may differ all the same: they say where things are, not what they are."""
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted name to value of every setting."""
+    flat: dict[str, Any] = {}
+    for f in dataclasses.fields(config):
+        value, name = getattr(config, f.name), f"{prefix}{f.name}"
+        flat |= flatten(value, f"{name}.") if dataclasses.is_dataclass(value) else {name: value}
+    return flat
+
+
+def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """Settings that differ: dotted name to (old, new)."""
+    a, b = flatten(old), flatten(new)
+    return {name: (a[name], b[name]) for name in a if a[name] != b[name]}
+
+
+def changes_meaning(name: str) -> bool:
+    """Whether another value of this setting makes it another run, so that resuming would mix two."""
+    return name not in FREE and (name.split(".")[0] in MEANING or name in ("train.steps", "train.batch"))
+
+
+def to_json(config: Config) -> str:
+    """The config as readable JSON text; `from_json` is its inverse."""
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def from_json(text: str, source: str = "config.json") -> Config:
+    """Reads what `to_json` wrote.
+
+    Raises:
+      UserError: not JSON, a setting that this version does not know, or a value out of range.
+    """
+    try:
+        return _build(Config, json.loads(text), "")
+    except (ValueError, TypeError, AttributeError, UserError) as error:
+        raise UserError(
+            f"{source} is not a config of this version: {error} Train again or restore the file."
+        ) from error
+
+
+def _build(cls: type, values: dict[str, Any], prefix: str) -> Any:
+    hints = get_type_hints(cls)
+    unknown = sorted(set(values) - set(hints))
+    _check(not unknown, f"unknown setting `{prefix}{unknown[0] if unknown else ''}`.")
+    return cls(**{name: _convert(hints[name], value, f"{prefix}{name}") for name, value in values.items()})
+
+
+def _convert(hint: Any, value: Any, name: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, f"{name}.")  # type: ignore[arg-type]
+    if isinstance(value, list):
+        return tuple(value)
+    if get_origin(hint) is Literal:
+        _check(value in get_args(hint), f"`{name}` must be one of {', '.join(map(str, get_args(hint)))}: got {value}.")
+    return value

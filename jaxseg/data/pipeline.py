@@ -1,0 +1,119 @@
+"""Batches for training, by Grain: what a batch holds depends on its step alone, on any number of hosts."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from jaxseg.config import Data, UserError
+from jaxseg.data import Example, Source
+from jaxseg.data.augment import augment
+from jaxseg.types import Batch
+
+THREADS = 2
+AHEAD = 4
+"""Batches that are read before they are asked for."""
+
+
+def train_batches(
+    source: Source,
+    data: Data,
+    batch_size: int,
+    seed: int,
+    start_step: int,
+    steps: int,
+    shard_index: int = 0,
+    shard_count: int = 1,
+) -> Iterator[Batch]:
+    """Augmented training batches of the steps start_step..steps - 1.
+
+    Row r of step s is example s * batch_size + r of one endless stream, in which every epoch is a new permutation; a
+    shard takes its contiguous rows of every batch. So neither resuming nor the number of shards changes what a step
+    sees.
+
+    Args:
+      source: training examples.
+      data: settings; crop, augment and workers are read.
+      batch_size: rows of a batch, over all shards.
+      seed: of order and augmentation.
+      start_step: first step.
+      steps: step to end before, counted from 0 as start_step is.
+      shard_index: which shard this is, 0 to shard_count - 1.
+      shard_count: number of shards.
+
+    Returns:
+      Batches of batch_size / shard_count rows, of size ``data.crop``, made ahead in the background.
+
+    Raises:
+      UserError: the shards do not divide the batch.
+      ValueError: there is no such shard, or nothing to read.
+    """
+    rows = _rows(batch_size, shard_index, shard_count)
+    if not len(source):
+        raise ValueError("`source` must hold at least one example: got none.")
+    stream = _stream(source, data, seed)
+    read = _read(stream, range(start_step, steps), rows, batch_size, data.workers)
+    return (Batch(image=b["image"], semantic=b["semantic"], instance=b["instance"]) for b in read)
+
+
+def val_examples(source: Source) -> Iterator[Example]:
+    """Every example once, at its own size, in the order of their names.
+
+    Args:
+      source: examples of a split, stored in the order of their names.
+
+    Returns:
+      Examples, read ahead in the background.
+    """
+    import grain
+
+    return iter(grain.MapDataset.source(source).to_iter_dataset(grain.ReadOptions(THREADS, 2 * THREADS)))
+
+
+def _rows(batch_size: int, index: int, count: int) -> range:
+    """Rows of each batch that a shard takes."""
+    if not 0 <= index < count:
+        raise ValueError(f"`shard_index` must be 0 to {count - 1}: got {index}.")
+    if batch_size % count:
+        below, above = batch_size // count * count, -(-batch_size // count) * count
+        nearest = f"{below} or {above}" if below else f"{above}"
+        raise UserError(f"{count} shards do not divide a batch of {batch_size}. Set --train.batch to {nearest}.")
+    size = batch_size // count
+    return range(index * size, (index + 1) * size)
+
+
+def _stream(source: Source, data: Data, seed: int) -> Any:
+    """Endless augmented examples by index."""
+    import grain
+
+    stream = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+    return stream.random_map(partial(_augmented, data=data))
+
+
+def _augmented(example: Example, rng: np.random.Generator, data: Data) -> dict[str, np.ndarray]:
+    image, semantic, instance, _ = augment(rng, example, data)
+    return {"image": image, "semantic": semantic, "instance": instance}
+
+
+def _read(stream: Any, steps: range, rows: range, batch_size: int, workers: int) -> Iterator[dict[str, Any]]:
+    import grain
+
+    def element(i: int) -> dict[str, np.ndarray]:
+        step, row = divmod(i, len(rows))
+        return stream[(steps.start + step) * batch_size + rows.start + row]
+
+    batches = grain.MapDataset.range(len(steps) * len(rows)).map(element).batch(len(rows))
+    ahead = batches.to_iter_dataset(grain.ReadOptions(THREADS, AHEAD))
+    if workers:
+        _parse_flags()
+        ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(workers))
+    return iter(ahead)
+
+
+def _parse_flags() -> None:
+    """Grain's worker processes read absl flags, which only programs built on absl have parsed."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()

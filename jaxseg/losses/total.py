@@ -1,0 +1,93 @@
+"""The weighted sum of named terms. A term is any function of (outputs, targets) of one image that returns a `Sum`."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float
+
+from jaxseg.losses import Scalar, centers, embedding, semantic
+from jaxseg.types import Outputs, Sum, Targets
+
+Term = Callable[[Outputs, Targets], Sum]
+"""A loss of one image before its division. Users write their own and add them to the mapping under a new name."""
+
+
+@struct.dataclass
+class Hyperparameters:
+    """Numbers of the paper's losses. Traced: they may be swept with vmap and change without recompiling.
+
+    Attributes:
+      class_weights: weight of each class, >= 0; see `semantic.class_weights`.
+      alpha: weight of the positives of the center loss, in [0, 1].
+      gamma: focusing exponent of the center loss, >= 0.
+      attraction_margin: embedding distance to the center below which an element is close enough, >= 0.
+      repulsion_margin: embedding distance between centers above which they are far enough, >= 0.
+    """
+
+    class_weights: Float[Array, "*b c"]
+    alpha: float | int | Float[Array, "*b"]
+    gamma: float | int | Float[Array, "*b"]
+    attraction_margin: float | int | Float[Array, "*b"]
+    repulsion_margin: float | int | Float[Array, "*b"]
+
+
+def paper_terms(hyper: Hyperparameters, normalize: str = "positives") -> dict[str, Term]:
+    """The five terms of the paper, by name: semantic, attraction, repulsion, regularization, center.
+
+    Args:
+      hyper: their numbers.
+      normalize: what the center loss is divided by, one of `centers.NORMALIZATIONS` (static).
+
+    Returns:
+      A new mapping: add to it, or leave out of it, what you like.
+    """
+    return {
+        "semantic": partial(semantic.cross_entropy, class_weights=hyper.class_weights),
+        "attraction": partial(embedding.attraction, margin=hyper.attraction_margin),
+        "repulsion": partial(embedding.repulsion, margin=hyper.repulsion_margin),
+        "regularization": embedding.regularization,
+        "center": partial(centers.focal, alpha=hyper.alpha, gamma=hyper.gamma, normalize=normalize),
+    }
+
+
+def evaluate(terms: Mapping[str, Term], outputs: Outputs, targets: Targets) -> dict[str, Sum]:
+    """Every term, summed over a batch and not divided.
+
+    Args:
+      terms: function of one image, by name.
+      outputs: predictions with a leading batch axis.
+      targets: targets with the same leading axis.
+
+    Returns:
+      Scalar sums by name: add them over accumulation steps and devices, then `combine` them.
+    """
+
+    def over_batch(term: Term) -> Sum:
+        return jax.tree.map(partial(jnp.sum, axis=0), jax.vmap(term)(outputs, targets))
+
+    return {name: over_batch(term) for name, term in terms.items()}
+
+
+def combine(
+    sums: Mapping[str, Sum], weights: Mapping[str, Scalar]
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Divide every sum once, and add the means up by weight.
+
+    Args:
+      sums: what `evaluate` returned, added up over everything that makes one step.
+      weights: weight of each term, by the same names.
+
+    Returns:
+      The total, and each term's mean without its weight.
+
+    Raises:
+      ValueError: the names differ.
+    """
+    if sums.keys() != weights.keys():
+        raise ValueError(f"`weights` must name each term once: got {sorted(weights)} for terms {sorted(sums)}.")
+    means = {name: value.mean() for name, value in sums.items()}
+    total = jnp.sum(jnp.array([weights[name] * mean for name, mean in means.items()]))
+    return total, means

@@ -1,0 +1,169 @@
+"""From center confidences and embeddings to objects, with static shapes: a fixed number of slots and a `valid` mask."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int32, Integer
+
+from jaxseg.ops import components
+
+Scalar = float | int | Float[Array, ""]
+
+_CHUNK = 8
+"""Centers compared in one trip over the elements: enough to read every embedding rarely, few enough for registers."""
+
+
+@struct.dataclass
+class Peaks:
+    """Detected centers, most confident first. Rows that are not valid are 0.
+
+    Attributes:
+      valid: which rows hold a center.
+      class_id: its class.
+      score: greatest confidence within its component, in [0, 1].
+      element: grid position (y, x) of the component's element nearest to the component's center of mass.
+      center_of_mass: (y, x) in grid elements.
+      lost: components beyond the slots.
+    """
+
+    valid: Bool[Array, "*b n"]
+    class_id: Int32[Array, "*b n"]
+    score: Float[Array, "*b n"]
+    element: Int32[Array, "*b n 2"]
+    center_of_mass: Float[Array, "*b n 2"]
+    lost: Int32[Array, "*b"]
+
+
+def peaks(confidence: Float[Array, "h w"], class_map: Integer[Array, "h w"], slots: int, threshold: Scalar) -> Peaks:
+    """Components of confident elements, 8-connected within each class; the most confident ones when slots run out.
+
+    Args:
+      confidence: that an element is an object's center, in [0, 1].
+      class_map: class of each element, 0 background.
+      slots: rows n of the result.
+      threshold: what the confidence must exceed.
+
+    Returns:
+      Peaks in order of descending confidence; of equal ones the component that begins first in row-major order.
+
+    Raises:
+      ValueError: if `slots` is not positive.
+
+    References:
+      Milioto et al., ICRA 2019, section III-B.
+    """
+    if slots < 1:
+        raise ValueError(f"`slots` must be at least 1: got {slots}.")
+    classes = class_map.astype(jnp.int32)
+    ids = components.label(jnp.where(confidence > threshold, classes, 0), 8).ravel()
+    # Off elements are sent past the end and dropped; on elements leave their confidence at their root.
+    root = jnp.where(ids > 0, ids - 1, ids.size)
+    highest = jnp.full(ids.size, -jnp.inf).at[root].max(confidence.ravel(), mode="drop")
+    kept = min(slots, ids.size)
+    score, place = jax.lax.top_k(highest, kept)
+    valid = score > -jnp.inf
+    names = jnp.zeros(ids.size, jnp.int32).at[place].set(jnp.arange(1, kept + 1, dtype=jnp.int32))
+    objects = jnp.where(ids > 0, names[ids - 1], 0).reshape(classes.shape)
+    _, center_of_mass, element = components.middles(objects, kept)
+    lost = jnp.sum(highest > -jnp.inf, dtype=jnp.int32) - jnp.sum(valid, dtype=jnp.int32)
+    fill = functools.partial(_padded, valid=valid, slots=slots)
+    class_id = fill(classes.ravel()[place])
+    return Peaks(fill(valid), class_id, fill(score), fill(element), fill(center_of_mass), lost)
+
+
+def _padded(row: Array, valid: Bool[Array, " m"], slots: int) -> Array:
+    """Zeros rows that are not valid and appends empty ones up to the slots."""
+    mask = valid.reshape(valid.shape + (1,) * (row.ndim - 1))
+    filled = jnp.where(mask, row, jnp.zeros_like(row))
+    return jnp.pad(filled, ((0, slots - valid.size),) + ((0, 0),) * (row.ndim - 1))
+
+
+def duplicates(
+    embedding: Float[Array, "n d"], class_id: Integer[Array, " n"], valid: Bool[Array, " n"], radius: Scalar
+) -> Bool[Array, " n"]:
+    """Keeps a center unless a kept, more confident one of its class lies within the radius.
+
+    The greedy rule is the fixed point of keep = valid and not any(earlier, conflicting and keep). It is reached in as
+    many rounds as the longest chain of decisions has links: usually three or four.
+
+    Args:
+      embedding: embedding at each center, most confident first.
+      class_id: class of each center.
+      valid: which rows hold a center.
+      radius: embedding distance up to which, inclusively, two centers are one object.
+
+    Returns:
+      Which rows remain.
+    """
+    squared = jnp.sum(jnp.square(embedding[:, None, :] - embedding[None, :, :]), axis=-1)
+    order = jnp.arange(embedding.shape[0])
+    earlier = order[None, :] < order[:, None]
+    conflict = earlier & (class_id[:, None] == class_id[None, :]) & (jnp.sqrt(squared) <= radius)
+
+    def round_(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        keep, _ = state
+        again = valid & ~jnp.any(conflict & keep[None, :], axis=1)
+        return again, jnp.any(again != keep)
+
+    keep, _ = jax.lax.while_loop(lambda state: state[1], round_, (valid, jnp.bool_(True)))
+    return keep
+
+
+def assign(
+    embedding: Float[Array, "h w d"],
+    class_map: Integer[Array, "h w"],
+    centers: Float[Array, "n d"],
+    class_id: Integer[Array, " n"],
+    valid: Bool[Array, " n"],
+    radius: Scalar,
+) -> Int32[Array, "h w"]:
+    """Gives each element the nearest center of its class, if that lies within the radius.
+
+    Distances are sums of squared differences: the expanded form |e|^2 - 2 e c + |c|^2 cancels and flips decisions near
+    the radius. The cost follows the number of valid centers.
+
+    Args:
+      embedding: embedding of each element.
+      class_map: class of each element, 0 background.
+      centers: embedding at each center.
+      class_id: class of each center.
+      valid: which rows hold a center.
+      radius: largest embedding distance to a center, inclusive.
+
+    Returns:
+      0, or 1 + the row of the center; of equally near ones the first row.
+
+    References:
+      Milioto et al., ICRA 2019, section III-B.
+    """
+    n, rows = valid.size, -(-max(valid.size, 1) // _CHUNK) * _CHUNK
+    order = jnp.pad(jnp.argsort(~valid, stable=True), (0, rows - n))
+    active = jnp.pad(jnp.where(valid, class_id.astype(jnp.int32), 0), (0, rows - n))
+    active = jnp.where(jnp.arange(rows) < n, active[order], 0)
+    packed = jnp.pad(centers, ((0, rows - n), (0, 0)))[order]
+    planes = [embedding[..., i] for i in range(embedding.shape[-1])]
+    classes = jnp.where(class_map > 0, class_map.astype(jnp.int32), -1)
+
+    def trip(i: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        ids = jax.lax.dynamic_slice_in_dim(active, i * _CHUNK, _CHUNK)
+        near = jax.lax.dynamic_slice_in_dim(packed, i * _CHUNK, _CHUNK)
+        for j in range(_CHUNK):
+            state = _closer(state, planes, classes == ids[j], near[j], i * _CHUNK + j)
+        return state
+
+    start = (jnp.full(class_map.shape, jnp.inf), jnp.zeros(class_map.shape, jnp.int32))
+    trips = (jnp.sum(valid, dtype=jnp.int32) + _CHUNK - 1) // _CHUNK
+    squared, index = jax.lax.fori_loop(0, trips, trip, start)
+    # Without a center of the class the distance is infinite, and an infinite radius must not admit it.
+    return jnp.where(jnp.isfinite(squared) & (jnp.sqrt(squared) <= radius), order.astype(jnp.int32)[index] + 1, 0)
+
+
+def _closer(state: tuple[Array, Array], planes: list[Array], allowed: Array, center: Array, index: Array) -> tuple:
+    """Replaces the best center so far where this one is allowed and strictly nearer."""
+    best, chosen = state
+    squares = (jnp.square(plane - center[i]) for i, plane in enumerate(planes))
+    squared = jnp.where(allowed, functools.reduce(jnp.add, squares), jnp.inf)
+    closer = squared < best
+    return jnp.where(closer, squared, best), jnp.where(closer, index, chosen)

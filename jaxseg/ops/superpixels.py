@@ -1,0 +1,377 @@
+"""Superpixels on a regular grid: one SLIC iteration, so that an assignment is one of nine offsets.
+
+A pixel of cell (row, col) with ``offset = 3 * (dy + 1) + (dx + 1)`` belongs to the superpixel of (row + dy, col + dx).
+``size`` is the side k of a cell in pixels and must divide the image.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Int32, Shaped, UInt8, UInt32
+
+from jaxseg.ops import color
+
+OWN = 4
+"""Offset of a pixel that belongs to the superpixel of its own cell."""
+
+# Ties go to the own cell, then to vertical, horizontal and diagonal neighbors: a flip maps each group to itself.
+_ORDER = (4, 1, 7, 3, 5, 0, 2, 6, 8)
+
+Scalar = float | int | Float[Array, ""]
+
+
+def assign(image: UInt8[Array, "H W 3"] | Float[Array, "H W 3"], size: int, compactness: Scalar) -> UInt8[Array, "H W"]:
+    r"""Nearest of the 3 x 3 superpixel centers around each pixel's cell.
+
+    .. math:: D(p, c) = \|\mathrm{Lab}_p - \mathrm{Lab}_c\| + \alpha \|xy_p - xy_c\|
+
+    A center lies at the geometric middle of its cell, in the mean color of its middle pixel (odd size) or middle 2 x 2
+    pixels (even size). Ties go to the own cell.
+
+    Args:
+      image: RGB, uint8 or float in [0, 1].
+      size: side of a cell in pixels.
+      compactness: alpha, in Lab units per pixel, > 0.
+
+    Returns:
+      Offset of each pixel's superpixel, 0..8.
+
+    Raises:
+      ValueError: if `size` does not divide the image.
+
+    References:
+      Milioto et al., ICRA 2019, section III-C.
+    """
+    grid_shape(image.shape, size)
+    return _assign_planes(color.lab_planes(image), size, compactness)
+
+
+def assign_lab(lab: Float[Array, "H W 3"], size: int, compactness: Scalar) -> UInt8[Array, "H W"]:
+    """`assign` for an image that is already in CIELAB.
+
+    Args:
+      lab: CIELAB image.
+      size: side of a cell in pixels.
+      compactness: Lab units per pixel, > 0.
+
+    Returns:
+      Offset of each pixel's superpixel, 0..8.
+
+    Raises:
+      ValueError: if `size` does not divide the image.
+    """
+    grid_shape(lab.shape, size)
+    return _assign_planes((lab[..., 0], lab[..., 1], lab[..., 2]), size, compactness)
+
+
+def grid_shape(shape: tuple[int, ...], size: int) -> tuple[int, int]:
+    """Rows and columns of the grid of an image.
+
+    Args:
+      shape: shape of the image, height and width first.
+      size: side of a cell in pixels.
+
+    Returns:
+      (h, w) = (H / size, W / size).
+
+    Raises:
+      ValueError: if `size` is not positive or does not divide the image.
+    """
+    height, width = shape[:2]
+    if size < 1 or height % size or width % size:
+        raise ValueError(f"`size` must divide the image: got {height} x {width} with size {size}. Pad or resize first.")
+    return height // size, width // size
+
+
+def upsample(grid: Shaped[Array, "h w"], assignment: UInt8[Array, "H W"], size: int) -> Shaped[Array, "H W"]:
+    """Gives each pixel the value of its superpixel: a selection among nine shifted grids.
+
+    Args:
+      grid: value of each superpixel, of any dtype.
+      assignment: offsets, 0..8.
+      size: side of a cell in pixels.
+
+    Returns:
+      Value of each pixel.
+
+    Raises:
+      ValueError: if `size` does not divide the image, or the grid is not the image's.
+    """
+    h, w = grid_shape(assignment.shape, size)
+    if grid.shape != (h, w):
+        raise ValueError(f"`grid` must be {h} x {w}, the image divided by `size`: got {grid.shape}.")
+    view = _view(assignment, size)
+    neighbor = _neighbors(jnp.asarray(grid), size, 0)
+    value = jnp.broadcast_to(neighbor(OWN), view.shape)
+    for offset in _ORDER[1:]:
+        value = jnp.where(view == offset, neighbor(offset), value)
+    return value.reshape(assignment.shape)
+
+
+def centers_of_mass(assignment: UInt8[Array, "H W"], size: int) -> Float[Array, "h w 2"]:
+    """Mean position of the pixels of each superpixel.
+
+    Sums are exact integers relative to the cell, so that precision does not depend on the size of the image.
+
+    Args:
+      assignment: offsets, 0..8.
+      size: side of a cell in pixels, at most 32.
+
+    Returns:
+      (y, x) in pixels; the geometric middle of its cell for a superpixel that owns no pixel.
+
+    Raises:
+      ValueError: if `size` does not divide the image or exceeds 32.
+    """
+    h, w = grid_shape(assignment.shape, size)
+    area, down, right = _moments(_columns(assignment, size))
+    offsets = jnp.arange(9, dtype=jnp.int32)[:, None, None]
+    down, right = down - size * (offsets // 3 - 1) * area, right - size * (offsets % 3 - 1) * area
+    area, down, right = (_to_owners(part, jnp.add, 0) for part in (area, down, right))
+    mean = jnp.stack([down, right], axis=-1).astype(jnp.float32) / jnp.maximum(area, 1).astype(jnp.float32)[..., None]
+    return _corners(h, w, size) + jnp.where((area > 0)[..., None], mean, 0.5 * (size - 1))
+
+
+def boxes_and_areas(assignment: UInt8[Array, "H W"], size: int) -> tuple[Int32[Array, "h w 4"], Int32[Array, "h w"]]:
+    """Box and area of each superpixel, from which those of any group of superpixels follow on the small grid.
+
+    Args:
+      assignment: offsets, 0..8.
+      size: side of a cell in pixels, at most 32.
+
+    Returns:
+      Half-open boxes (y0, x0, y1, x1) and areas in pixels. A superpixel that owns no pixel has the box (H, W, 0, 0),
+      which is neutral when boxes are united.
+
+    Raises:
+      ValueError: if `size` does not divide the image or exceeds 32.
+    """
+    h, w = grid_shape(assignment.shape, size)
+    height, width = assignment.shape
+    columns = _columns(assignment, size)
+    area, _, _ = _moments(columns)
+    rows = jax.lax.reduce(columns, jnp.uint32(0), jax.lax.bitwise_or, (3,))
+    used, column = columns != 0, jnp.arange(size, dtype=jnp.int32)[None, None, None]
+    corner = _corners(h, w, size).astype(jnp.int32)
+    y, x, found = corner[None, ..., 0], corner[None, ..., 1], area > 0
+    y0 = jnp.where(found, y + _first_bit(rows), height)
+    y1 = jnp.where(found, y + 32 - jax.lax.clz(rows).astype(jnp.int32), 0)
+    x0 = jnp.where(found, x + jnp.where(used, column, size).min(axis=3), width)
+    x1 = jnp.where(found, x + jnp.where(used, column + 1, 0).max(axis=3), 0)
+    first = [_to_owners(part, jnp.minimum, end) for part, end in ((y0, height), (x0, width))]
+    last = [_to_owners(part, jnp.maximum, 0) for part in (y1, x1)]
+    return jnp.stack(first + last, axis=-1), _to_owners(area, jnp.add, 0)
+
+
+def slic(
+    image: UInt8[Array, "H W 3"] | Float[Array, "H W 3"],
+    size: int,
+    compactness: Scalar,
+    iterations: int | Int[Array, ""],
+) -> Int32[Array, "H W"]:
+    """Superpixels whose centers move: the general algorithm, of which `assign` is one iteration.
+
+    Each iteration gives every pixel the nearest of the superpixels of the 3 x 3 cells around it, by the distance of
+    `assign`, and then moves each center to the mean color and position of its pixels. A superpixel that owns no pixel
+    stays where it was. Pieces cut off from their superpixel are left alone.
+
+    Args:
+      image: RGB, uint8 or float in [0, 1].
+      size: side of a cell in pixels.
+      compactness: Lab units per pixel, > 0.
+      iterations: assignments to make, >= 1; traced or static.
+
+    Returns:
+      Superpixel of each pixel: row * w + column of the cell where its center started.
+
+    Raises:
+      ValueError: if `size` does not divide the image.
+
+    References:
+      Achanta et al., SLIC superpixels compared to state-of-the-art superpixel methods, PAMI 2012.
+    """
+    h, w = grid_shape(image.shape, size)
+    planes = color.lab_planes(image)
+    ramp = _corners(h, w, 1) * size + 0.5 * (size - 1)
+    start = (*(_middle(plane, size) for plane in planes), ramp[..., 0], ramp[..., 1])
+
+    def step(_: Array, state: tuple) -> tuple:
+        assignment, centers = state
+        centers = _move(planes, centers, assignment, size)
+        return _assign_to(planes, centers, size, compactness), centers
+
+    first = _assign_planes(planes, size, compactness)
+    assignment, _ = jax.lax.fori_loop(1, iterations, step, (first, start))
+    return ids(assignment, size)
+
+
+def ids(assignment: UInt8[Array, "H W"], size: int) -> Int32[Array, "H W"]:
+    """Index (cell row * w + cell column) of each pixel's superpixel.
+
+    Args:
+      assignment: offsets, 0..8.
+      size: side of a cell in pixels.
+
+    Returns:
+      Ids in 0..h*w - 1.
+
+    Raises:
+      ValueError: if `size` does not divide the image.
+    """
+    h, w = grid_shape(assignment.shape, size)
+    rows = jnp.repeat(jnp.arange(h, dtype=jnp.int32), size)[:, None]
+    columns = jnp.repeat(jnp.arange(w, dtype=jnp.int32), size)[None, :]
+    offset = assignment.astype(jnp.int32)
+    return (rows + offset // 3 - 1) * w + columns + offset % 3 - 1
+
+
+def _view(plane: Array, size: int) -> Array:
+    return plane.reshape(plane.shape[0] // size, size, plane.shape[1])
+
+
+def _shift(offset: int) -> tuple[int, int]:
+    return offset // 3 - 1, offset % 3 - 1
+
+
+def _neighbors(grid: Array, size: int, outside: float | int) -> Callable[[int], Array]:
+    """Per offset, the neighboring cell's value at each column, (h, 1, W): contiguous slices, no gather."""
+    h, width = grid.shape[0], grid.shape[1] * size
+    wide = jnp.pad(jnp.repeat(grid, size, axis=1), ((1, 1), (size, size)), constant_values=outside)
+
+    def at(offset: int) -> Array:
+        dy, dx = _shift(offset)
+        top, left = 1 + dy, size * (1 + dx)
+        return wide[top : top + h, None, left : left + width]
+
+    return at
+
+
+def _first_minimum(distance: Callable[[int], Array]) -> UInt8[Array, "h k W"]:
+    best = distance(OWN)
+    index = jnp.full(best.shape, OWN, jnp.uint8)
+    for offset in _ORDER[1:]:
+        candidate = distance(offset)
+        closer = candidate < best
+        best = jnp.where(closer, candidate, best)
+        index = jnp.where(closer, jnp.uint8(offset), index)
+    return index
+
+
+def _middle(plane: Float[Array, "H W"], size: int) -> Float[Array, "h w"]:
+    """Mean of the middle pixel or 2 x 2 pixels of each cell; columns, then rows, so that a flip changes no rounding."""
+    low, high = (size - 1) // 2, size // 2
+    count = high - low + 1
+    # A window, not slices, for the rows: XLA would compute the color again for every pixel that later reads the center.
+    padding = ((-low, high - size + 1), (0, 0))
+    rows = jax.lax.reduce_window(plane, 0.0, jax.lax.add, (count, 1), (size, 1), padding)
+    return (rows[:, low::size] + rows[:, high::size]) * (0.5 / count)
+
+
+def _spatial_distances(size: int, width: int) -> np.ndarray:
+    """Distance of each pixel of a row of cells to the nine centers around it, in pixels: (9, k, W)."""
+    to_middle = np.arange(size) - (size - 1) / 2
+    dy, dx = np.array([_shift(offset) for offset in range(9)]).T * size
+    cell = np.hypot(to_middle[None, :, None] - dy[:, None, None], to_middle[None, None, :] - dx[:, None, None])
+    return np.tile(cell, (1, 1, width // size)).astype(np.float32)
+
+
+def _assign_planes(planes: tuple[Array, ...], size: int, compactness: Scalar) -> UInt8[Array, "H W"]:
+    shape = planes[0].shape
+    if size == 1:
+        return jnp.full(shape, OWN, jnp.uint8)
+    spatial = _spatial_distances(size, shape[1])
+    colored = _color_distances(planes, [_middle(plane, size) for plane in planes], size)
+
+    # Nine constants, each scaled where it is used: slices of one scaled array keep the loop from being vectorized.
+    def distance(offset: int) -> Array:
+        return colored(offset) + (jnp.asarray(spatial[offset]) * compactness)[None]
+
+    return _first_minimum(distance).reshape(shape)
+
+
+def _color_distances(planes: Sequence[Array], centers: Sequence[Array], size: int) -> Callable[[int], Array]:
+    """Per offset, the distance of each pixel to that neighbor's center; infinite where there is no neighbor."""
+    views = [_view(plane, size) for plane in planes]
+    neighbors = [_neighbors(center, size, np.inf) for center in centers]
+
+    def at(offset: int) -> Array:
+        squares = (jnp.square(view - near(offset)) for view, near in zip(views, neighbors, strict=True))
+        return jnp.sqrt(sum(squares))
+
+    return at
+
+
+def _assign_to(planes: Sequence[Array], centers: Sequence[Array], size: int, compactness: Scalar) -> Array:
+    """`_assign_planes` to centers (three colors, y, x) that have moved."""
+    height, width = planes[0].shape
+    y = jnp.broadcast_to(jnp.arange(height, dtype=jnp.float32)[:, None], (height, width))
+    x = jnp.broadcast_to(jnp.arange(width, dtype=jnp.float32)[None, :], (height, width))
+    colored, spatial = _color_distances(planes, centers[:3], size), _color_distances((y, x), centers[3:], size)
+    return _first_minimum(lambda offset: colored(offset) + compactness * spatial(offset)).reshape(height, width)
+
+
+def _move(planes: Sequence[Array], centers: Sequence[Array], assignment: Array, size: int) -> tuple[Array, ...]:
+    """Mean color and position of each superpixel's pixels; the old center where there are none."""
+    area = _to_owners(_moments(_columns(assignment, size))[0], jnp.add, 0)
+    position = centers_of_mass(assignment, size)
+    owner, empty = ids(assignment, size).ravel(), jnp.zeros(area.size)
+    sums = [empty.at[owner].add(plane.ravel()).reshape(area.shape) for plane in planes]
+    means = [total / jnp.maximum(area, 1).astype(jnp.float32) for total in sums]
+    moved = (*means, position[..., 0], position[..., 1])
+    return tuple(jnp.where(area > 0, new, old) for new, old in zip(moved, centers, strict=True))
+
+
+def _split(columns: Shaped[Array, "9 h W"], size: int) -> Shaped[Array, "9 h w k"]:
+    return columns.reshape(9, columns.shape[1], -1, size)
+
+
+def _columns(assignment: UInt8[Array, "H W"], size: int) -> UInt32[Array, "9 h w k"]:
+    """Which pixels of each column of a cell have each offset: bit i is row i.
+
+    Everything about the shape of a superpixel follows from these few words, without a scatter over pixels.
+    """
+    if size > 32:
+        raise ValueError(f"`size` must be at most 32: got {size}. Use smaller superpixels.")
+    view, offsets = _view(assignment, size), jnp.arange(9, dtype=jnp.uint8)[:, None, None]
+    bits = (jnp.where(view[None, :, i] == offsets, jnp.uint32(1 << i), jnp.uint32(0)) for i in range(size))
+    return _split(functools.reduce(jnp.bitwise_or, bits), size)
+
+
+def _moments(columns: UInt32[Array, "9 h w k"]) -> tuple[Int32[Array, "9 h w"], ...]:
+    """Pixels of each offset in each cell, and the sums of their rows and columns within the cell."""
+    size = columns.shape[3]
+    count = _population(columns)
+    down = jnp.zeros_like(count)
+    for digit in range((size - 1).bit_length()):
+        rows = sum(1 << row for row in range(size) if row >> digit & 1)
+        down = down + (_population(columns & jnp.uint32(rows)) << digit)
+    right = count * jnp.arange(size, dtype=jnp.int32)[None, None, None]
+    return count.sum(axis=3), down.sum(axis=3), right.sum(axis=3)
+
+
+def _population(bits: UInt32[Array, "..."]) -> Int32[Array, "..."]:
+    return jax.lax.population_count(bits).astype(jnp.int32)
+
+
+def _first_bit(bits: UInt32[Array, "..."]) -> Int32[Array, "..."]:
+    return _population((bits & (~bits + 1)) - 1)
+
+
+def _corners(h: int, w: int, size: int) -> Float[Array, "h w 2"]:
+    rows, columns = jnp.arange(h, dtype=jnp.float32), jnp.arange(w, dtype=jnp.float32)
+    return jnp.stack(jnp.meshgrid(rows, columns, indexing="ij"), axis=-1) * size
+
+
+def _to_owners(parts: Shaped[Array, "9 h w"], combine: Callable[[Array, Array], Array], neutral: int) -> Array:
+    """Combines, for each superpixel, the parts of it that lie in the nine cells around it."""
+    h, w = parts.shape[1:]
+    padded = jnp.pad(parts, ((0, 0), (1, 1), (1, 1)), constant_values=neutral)
+
+    def shifted(offset: int) -> Array:
+        dy, dx = _shift(offset)
+        return padded[offset, 1 - dy : 1 - dy + h, 1 - dx : 1 - dx + w]
+
+    return functools.reduce(combine, map(shifted, range(9)))

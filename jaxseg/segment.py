@@ -1,0 +1,279 @@
+"""Frame to finished masks: superpixels, network, grouping and upsampling, in one XLA program.
+
+`segment` is the whole inference; `finish` is its part after the network, for one image, so that an oracle can stand in
+for any head.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from jaxseg.ops import clustering, superpixels
+from jaxseg.types import IGNORED, Capacity, Instances, Outputs, Segmentation, Targets, Thresholds
+
+OUTSIDE = 9
+"""Assignment of padding pixels: no superpixel, so they count in no area and no box."""
+
+
+class Geometry(NamedTuple):
+    """How a frame, the network's input and the grid lie over one another. All sizes are (height, width).
+
+    Attributes:
+      frame: the frame's size, pixels; results have it too.
+      network: the network's input.
+      canvas: the image that superpixels are computed on: the padded frame, the frame, or the network's input.
+      cell: edge of a grid element on the canvas, pixels.
+      grid: elements.
+      resized: whether masks are resized from canvas to frame (nearest neighbor), as the grid does not divide it.
+    """
+
+    frame: tuple[int, int]
+    network: tuple[int, int]
+    canvas: tuple[int, int]
+    cell: int
+    grid: tuple[int, int]
+    resized: bool
+
+
+def geometry(frame: tuple[int, int], capacity: Capacity) -> Geometry:
+    """Lays the grid over a frame of this size.
+
+    Args:
+      frame: (height, width), pixels.
+      capacity: the network's size (None: the frame's own, padded), its stride, and k.
+
+    Raises:
+      ValueError: an empty frame.
+    """
+    if min(frame) < 1:
+        raise ValueError(f"`frame` must have at least one pixel: got {frame[0]} x {frame[1]}.")
+    k = capacity.superpixel
+    if capacity.size is None:
+        padded = (_round_up(frame[0], capacity.stride), _round_up(frame[1], capacity.stride))
+        return Geometry(frame, padded, padded, k, (padded[0] // k, padded[1] // k), False)
+    grid = (capacity.size[0] // k, capacity.size[1] // k)
+    cell = frame[0] // grid[0]
+    if cell >= 1 and (grid[0] * cell, grid[1] * cell) == frame:
+        return Geometry(frame, capacity.size, frame, cell, grid, False)
+    return Geometry(frame, capacity.size, capacity.size, k, grid, True)
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def segment(
+    network: nn.Module,
+    variables: dict,
+    frames: UInt8[Array, "*b H W 3"],
+    capacity: Capacity,
+    thresholds: Thresholds,
+) -> Segmentation:
+    """Segments one frame or a batch: every pixel's class and every object's mask, at the frame's own size.
+
+    Pure; jit it with ``network`` and ``capacity`` static (`jitted` is that). One compilation for each frame size and
+    batch; thresholds may change freely.
+
+    Args:
+      network: maps uint8 or float [0, 1] images (b, H, W, 3) to `Outputs`.
+      variables: its parameters and statistics.
+      frames: RGB, one frame or a batch.
+      capacity: what fixes shapes.
+      thresholds: numbers of the grouping.
+
+    Returns:
+      A `Segmentation`, with a leading batch axis where ``frames`` has one.
+
+    References:
+      Milioto et al., ICRA 2019, section III-B and III-C.
+    """
+    if frames.ndim == 3:
+        single = segment(network, variables, frames[None], capacity, thresholds)
+        return jax.tree.map(lambda x: x[0], single)
+    plan = geometry((frames.shape[1], frames.shape[2]), capacity)
+    images, canvases = inputs(frames, plan)
+    outputs = network.apply(variables, images, train=False)
+    assignment = jax.vmap(lambda canvas: assign(canvas, plan, capacity, thresholds))(canvases)
+    return jax.vmap(lambda o, a: finish(o, a, plan, capacity, thresholds))(outputs, assignment)
+
+
+jitted = jax.jit(segment, static_argnums=(0, 3))
+"""`segment`, compiled."""
+
+
+def inputs(frames: UInt8[Array, "b H W 3"], plan: Geometry) -> tuple[Array, Array]:
+    """The network's images, and the canvases that superpixels are computed on.
+
+    Args:
+      frames: RGB.
+      plan: the geometry of their size.
+
+    Returns:
+      Images (b, *plan.network, 3) and canvases (b, *plan.canvas, 3): uint8, or float in [0, 1] where they were resized.
+    """
+    if plan.frame == plan.network:
+        return frames, frames
+    if plan.canvas == plan.network and not plan.resized:
+        bottom, right = plan.canvas[0] - plan.frame[0], plan.canvas[1] - plan.frame[1]
+        padded = jnp.pad(frames, ((0, 0), (0, bottom), (0, right), (0, 0)), mode="edge")
+        return padded, padded
+    shape = (frames.shape[0], *plan.network, 3)
+    resized = jax.image.resize(frames.astype(jnp.float32) / 255, shape, "linear", antialias=True)
+    resized = jnp.clip(resized, 0, 1)
+    return resized, resized if plan.resized else frames
+
+
+def assign(canvas: Array, plan: Geometry, capacity: Capacity, thresholds: Thresholds) -> UInt8[Array, "H W"]:
+    """Superpixels of one canvas; pixels of the padding belong to none (`OUTSIDE`).
+
+    A canvas of more pixels than the network's input has larger cells; compactness shrinks with them, so that the same
+    object gets the same superpixels at any resolution.
+    """
+    compactness = thresholds.compactness * (capacity.superpixel / plan.cell)
+    assignment = superpixels.assign(canvas, plan.cell, compactness)
+    if plan.canvas == plan.frame or plan.resized:
+        return assignment
+    return jnp.where(_inside(plan.canvas, plan.frame), assignment, jnp.uint8(OUTSIDE))
+
+
+def _inside(size: tuple[int, int], extent: tuple[int, int]) -> Bool[Array, "H W"]:
+    rows, columns = jnp.arange(size[0]) < extent[0], jnp.arange(size[1]) < extent[1]
+    return rows[:, None] & columns[None, :]
+
+
+class Groups(NamedTuple):
+    """Objects on the grid, most confident first; rows of dropped duplicates are at the end, not valid.
+
+    Attributes:
+      classes: class of each element.
+      ids: 0, or 1 + row of the center that takes the element.
+      peaks: the centers.
+      embedding: embedding at each center.
+      score: confidence times mean class probability.
+    """
+
+    classes: Int[Array, "h w"]
+    ids: Int[Array, "h w"]
+    peaks: clustering.Peaks
+    embedding: Float[Array, "n d"]
+    score: Float[Array, " n"]
+
+
+def group(outputs: Outputs, inside: Bool[Array, "h w"], slots: int, thresholds: Thresholds) -> Groups:
+    """Clusters the elements of one image around the predicted centers (section III-B).
+
+    Args:
+      outputs: the three heads on the grid.
+      inside: elements that lie on the frame; the others are background.
+      slots: most objects.
+      thresholds: confidence and the two radii.
+    """
+    probability = jax.nn.softmax(outputs.semantic)
+    classes = jnp.where(inside, jnp.argmax(outputs.semantic, axis=-1), 0)
+    peaks = clustering.peaks(jax.nn.sigmoid(outputs.center), classes, slots, thresholds.center)
+    embedding = outputs.embedding[peaks.element[:, 0], peaks.element[:, 1]]
+    keep = clustering.duplicates(embedding, peaks.class_id, peaks.valid, thresholds.duplicate)
+    order = jnp.argsort(~keep, stable=True)
+    peaks, embedding = jax.tree.map(lambda x: x[order] if x.ndim else x, (peaks, embedding))
+    peaks = peaks.replace(valid=keep[order])
+    ids = clustering.assign(outputs.embedding, classes, embedding, peaks.class_id, peaks.valid, thresholds.assignment)
+    own = jnp.take_along_axis(probability, classes[..., None], axis=-1)[..., 0]
+    count, total = _sums(ids, slots, jnp.stack([jnp.ones_like(own), own], axis=-1)).T
+    return Groups(classes, ids, peaks, embedding, peaks.score * total / jnp.maximum(count, 1))
+
+
+def _sums(ids: Int[Array, "h w"], slots: int, values: Float[Array, "h w v"]) -> Float[Array, "n v"]:
+    return jnp.zeros((slots + 1, values.shape[-1])).at[ids].add(values)[1:]
+
+
+def finish(
+    outputs: Outputs,
+    assignment: UInt8[Array, "H W"],
+    plan: Geometry,
+    capacity: Capacity,
+    thresholds: Thresholds,
+) -> Segmentation:
+    """Outputs of one image to finished masks: grouping, then one-to-many upsampling through the superpixels.
+
+    Args:
+      outputs: the three heads on the grid.
+      assignment: superpixels of the canvas.
+      plan: the geometry of this frame size.
+      capacity: slots.
+      thresholds: numbers of the grouping.
+    """
+    on_frame = (_ceil(plan.frame[0], plan.cell), _ceil(plan.frame[1], plan.cell)) if not plan.resized else plan.grid
+    groups = group(outputs, _inside(plan.grid, on_frame), capacity.slots, thresholds)
+    packed = groups.classes.astype(jnp.int32) * (1 << 16) + groups.ids
+    pixels = superpixels.upsample(packed, assignment, plan.cell)
+    if plan.resized:
+        pixels = jax.image.resize(pixels, plan.frame, "nearest")
+        area, box = _measure(pixels & 0xFFFF, capacity.slots)
+    else:
+        pixels = pixels[: plan.frame[0], : plan.frame[1]]
+        area, box = _measure_grid(groups.ids, assignment, plan.cell, capacity.slots)
+    instances = _instances(groups, area, box, plan)
+    semantic = (pixels >> 16).astype(jnp.uint8)
+    return Segmentation(semantic, (pixels & 0xFFFF).astype(jnp.uint16), instances, groups.peaks.lost)
+
+
+def _ceil(value: int, divisor: int) -> int:
+    return -(-value // divisor)
+
+
+def _instances(groups: Groups, area: Int[Array, " n"], box: Int[Array, "n 4"], plan: Geometry) -> Instances:
+    """Rows of the result; an object whose superpixels own no pixel is not one."""
+    valid = groups.peaks.valid & (area > 0)
+    scale = jnp.array([plan.frame[i] / plan.canvas[i] if plan.resized else 1.0 for i in range(2)])
+    center = ((groups.peaks.center_of_mass + 0.5) * plan.cell) * scale[None, :] - 0.5
+    rows = Instances(
+        valid=valid,
+        class_id=groups.peaks.class_id.astype(jnp.uint8),
+        score=groups.score,
+        center=center,
+        box=box,
+        area=area,
+        embedding=groups.embedding,
+        track_id=jnp.zeros_like(area),
+    )
+    return jax.tree.map(lambda x: jnp.where(valid.reshape(-1, *[1] * (x.ndim - 1)), x, jnp.zeros_like(x)), rows)
+
+
+def _measure_grid(
+    ids: Int[Array, "h w"], assignment: UInt8[Array, "H W"], cell: int, slots: int
+) -> tuple[Int[Array, " n"], Int[Array, "n 4"]]:
+    """Area and box of each object, from those of its superpixels: h w values instead of H W."""
+    boxes, areas = superpixels.boxes_and_areas(assignment, cell)
+    area = jnp.zeros(slots + 1, jnp.int32).at[ids].add(areas)[1:]
+    low = jnp.full((slots + 1, 2), jnp.iinfo(jnp.int32).max).at[ids].min(boxes[..., :2])[1:]
+    high = jnp.zeros((slots + 1, 2), jnp.int32).at[ids].max(boxes[..., 2:])[1:]
+    return area, jnp.concatenate([low, high], axis=-1)
+
+
+def _measure(ids: Int[Array, "H W"], slots: int) -> tuple[Int[Array, " n"], Int[Array, "n 4"]]:
+    """Area and box of each object of a pixel map."""
+    rows = jnp.broadcast_to(jnp.arange(ids.shape[0])[:, None], ids.shape)
+    columns = jnp.broadcast_to(jnp.arange(ids.shape[1])[None, :], ids.shape)
+    position = jnp.stack([rows, columns], axis=-1).astype(jnp.int32)
+    area = jnp.zeros(slots + 1, jnp.int32).at[ids].add(1)[1:]
+    low = jnp.full((slots + 1, 2), jnp.iinfo(jnp.int32).max).at[ids].min(position)[1:]
+    high = jnp.zeros((slots + 1, 2), jnp.int32).at[ids].max(position + 1)[1:]
+    return area, jnp.concatenate([low, high], axis=-1)
+
+
+def oracle(targets: Targets, classes: int, dimensions: int = 32) -> Outputs:
+    """Outputs of a network that makes no mistake on the grid: what grid, grouping and upsampling cost is what is left.
+
+    Args:
+      targets: of one image; ignored elements become background.
+      classes: length of the class list.
+      dimensions: of the embedding; each instance gets a point of its own on a line.
+    """
+    semantic = jnp.where(targets.semantic == IGNORED, 0, targets.semantic)
+    embedding = jnp.zeros((*semantic.shape, dimensions)).at[..., 0].set(10.0 * targets.instance)
+    y, x = targets.center[:, 0], targets.center[:, 1]
+    center = jnp.full(semantic.shape, -20.0).at[y, x].max(jnp.where(targets.valid, 20.0, -20.0))
+    return Outputs(40.0 * jax.nn.one_hot(semantic, classes), embedding, center)

@@ -1,0 +1,191 @@
+"""Pytrees shared by every room of the house.
+
+Conventions, stated once: coordinates are (y, x); boxes are half-open (y0, x0, y1, x1); ``H W`` are pixels of an image,
+``h w = H/k W/k`` elements of the network's grid, ``k`` the superpixel size; class 0 is background; instance id 0 is
+none; 255 means ignored, in semantic maps only. Functions of ops, targets and losses take one image; callers ``vmap``.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, UInt8, UInt16
+
+IGNORED = 255
+"""Semantic label of pixels that no loss and no metric counts."""
+
+
+@struct.dataclass
+class Batch:
+    """Raw training examples as the host hands them over.
+
+    Attributes:
+      image: RGB.
+      semantic: class ids; 255 is ignored (void, crowd, group, padding).
+      instance: 0 is none; any other value names one object of the image; ids need not be contiguous.
+    """
+
+    image: UInt8[Array, "*b H W 3"]
+    semantic: UInt8[Array, "*b H W"]
+    instance: UInt16[Array, "*b H W"]
+
+
+@struct.dataclass
+class Outputs:
+    """What the three decoders predict for each grid element, always float32.
+
+    Attributes:
+      semantic: unnormalised class logits.
+      embedding: unbounded embedding.
+      center: logit of the confidence that the element is an object's center.
+    """
+
+    semantic: Float[Array, "*b h w c"]
+    embedding: Float[Array, "*b h w d"]
+    center: Float[Array, "*b h w"]
+
+
+@struct.dataclass
+class Targets:
+    """What the three decoders should predict, on the grid. Row i of the per-instance arrays is instance id i + 1.
+
+    Attributes:
+      semantic: class ids, 255 where ignored.
+      instance: 0 none or ignored, otherwise 1..n.
+      confidence: target of the center head, in [0, 1]; 1 at least at each instance's center.
+      center: grid position (y, x) of each instance's center: its element nearest to its center of mass.
+      class_id: class of each instance; 0 in unused rows.
+      valid: which rows hold an instance.
+      vanished: instances of the image that own no grid element; they have no center and no loss.
+      overflow: instances on the grid beyond the n rows; their elements are ignored by every instance term.
+    """
+
+    semantic: UInt8[Array, "*b h w"]
+    instance: Int[Array, "*b h w"]
+    confidence: Float[Array, "*b h w"]
+    center: Int[Array, "*b n 2"]
+    class_id: UInt8[Array, "*b n"]
+    valid: Bool[Array, "*b n"]
+    vanished: Int[Array, "*b"]
+    overflow: Int[Array, "*b"]
+
+
+@struct.dataclass
+class Sum:
+    """A loss before its division: add up over images, devices and accumulation steps, then divide once.
+
+    Attributes:
+      total: summed loss.
+      count: what to divide by; 0 where the image says nothing about the term.
+    """
+
+    total: Float[Array, "*b"]
+    count: Float[Array, "*b"]
+
+    def __add__(self, other: "Sum") -> "Sum":
+        return Sum(self.total + other.total, self.count + other.count)
+
+    def mean(self) -> Float[Array, "*b"]:
+        """Total over count, 0 where nothing was counted."""
+        return self.total / jax.numpy.maximum(self.count, 1.0)
+
+
+@struct.dataclass
+class Instances:
+    """Found objects, a fixed number of rows; row i has id i + 1 in the instance map. Rows that are not valid are 0.
+
+    Attributes:
+      valid: which rows hold an object that owns at least one pixel.
+      class_id: class of the object.
+      score: center confidence times the mean probability of its class over its grid elements, in [0, 1].
+      center: (y, x) of the detected center, in pixels of the map.
+      box: smallest half-open box (y0, x0, y1, x1) around the mask, in pixels of the map.
+      area: pixels of the mask.
+      embedding: embedding at the center.
+      track_id: identity over time; 0 until a tracker sets it.
+    """
+
+    valid: Bool[Array, "*b n"]
+    class_id: UInt8[Array, "*b n"]
+    score: Float[Array, "*b n"]
+    center: Float[Array, "*b n 2"]
+    box: Int[Array, "*b n 4"]
+    area: Int[Array, "*b n"]
+    embedding: Float[Array, "*b n d"]
+    track_id: Int[Array, "*b n"]
+
+
+@struct.dataclass
+class Segmentation:
+    """Finished masks of one frame (or, with a leading axis everywhere, of a batch).
+
+    Attributes:
+      semantic: class of every pixel.
+      instance: 0, or the id of the object that owns the pixel; id i + 1 is row i of ``instances``.
+      instances: the objects.
+      lost: centers that found no slot; 0 unless the frame holds more objects than the capacity.
+    """
+
+    semantic: UInt8[Array, "*b H W"]
+    instance: UInt16[Array, "*b H W"]
+    instances: Instances
+    lost: Int[Array, "*b"]
+
+
+@struct.dataclass
+class Thresholds:
+    """Numbers of the post-processing. Traced: they may change from call to call without recompiling.
+
+    Attributes:
+      center: confidence that an element must exceed to be part of a center, in (0, 1).
+      assignment: largest embedding distance from an element to the center that takes it, >= 0.
+      duplicate: a center within this embedding distance of a more confident one of its class is dropped, >= 0.
+      compactness: weight of the spatial distance in superpixels, in Lab units per pixel at the network's size, > 0.
+    """
+
+    center: float | Float[Array, ""] = 0.6
+    assignment: float | Float[Array, ""] = 0.5
+    duplicate: float | Float[Array, ""] = 0.1
+    compactness: float | Float[Array, ""] = 3.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Capacity:
+    """What fixes the shapes of inference. Static and hashable: another value is another compilation.
+
+    Attributes:
+      slots: most objects in a frame, 1 to 65535.
+      superpixel: size k of a grid element, in pixels of the network's input.
+      size: the network's (height, width), or None to run at the frame's own size, padded to ``stride``.
+      stride: what native sizes are padded to a multiple of (the encoder's largest stride).
+    """
+
+    slots: int = 128
+    superpixel: int = 4
+    size: tuple[int, int] | None = None
+    stride: int = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassList:
+    """Names of the classes; position is the class id. Id 0 is background; all others have instances.
+
+    Attributes:
+      names: "background" first.
+    """
+
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, things: tuple[str, ...]) -> "ClassList":
+        """The list with background put before the names of the classes that have instances."""
+        return cls(("background", *things))
+
+    @property
+    def things(self) -> Mapping[int, str]:
+        """Class id to name, of the classes that have instances."""
+        return {i: name for i, name in enumerate(self.names) if i > 0}
+
+    def __len__(self) -> int:
+        return len(self.names)

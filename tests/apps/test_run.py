@@ -1,0 +1,263 @@
+"""The commands as a user runs them: train, resume, evaluate, predict, and every kind of bad input."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import jaxseg
+from jaxseg import cli, config
+from jaxseg.apps import model
+
+ROOT = Path(__file__).parents[2]
+CONFIG = """
+from jaxseg.config import *
+
+config = Config(
+    name="tiny",
+    data=Data(builder="shapes", classes=("disc", "square"), crop=(32, 64), cache={cache!r},
+              shapes=Shapes(size=(32, 64), train=8, val=3)),
+    model=Model(encoder="tests.tiny_encoder:TinyEncoder", encoder_stride=8, decoder_width=0.25, embedding=4),
+    targets=TargetSettings(max_instances=12),
+    grouping=Grouping(slots=12, center=0.05),
+    optimizer=Optimizer(learning_rate=1e-2),
+    train=Train(steps=6, batch=4, log_every=2, save_every=3, picture_every=6),
+)
+"""
+
+
+def command(*argv, script="jaxseg"):
+    """Runs a program of the project in its root; returns what it printed and its status."""
+    first = {"jaxseg": ["-c", "from jaxseg import cli; cli.main()"]}.get(script, [script])
+    return subprocess.run([sys.executable, *first, *map(str, argv)], cwd=ROOT, capture_output=True, text=True)
+
+
+def assert_refused(result, *words):
+    """Status 2 and one line on stderr that holds the words; no traceback."""
+    assert result.returncode == 2, result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    for word in words:
+        assert word in result.stderr, result.stderr
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """(config file, trained work directory)."""
+    folder = tmp_path_factory.mktemp("tiny")
+    file = folder / "tiny.py"
+    file.write_text(CONFIG.format(cache=str(folder / "cache")))
+    cli.train(["--config", str(file), "--workdir", str(folder / "run")])
+    return file, folder / "run"
+
+
+def test_training_leaves_what_later_commands_need(tiny):
+    _, workdir = tiny
+    assert model.read_config(workdir).name == "tiny"
+    assert sorted(p.name for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()) == ["3", "6"]
+    pixels = json.loads((workdir / "class_frequencies.json").read_text())["pixels"]
+    assert len(pixels) == 3
+    assert 0 < sum(pixels) <= 8 * 32 * 64
+    assert list((workdir / "tensorboard").iterdir())
+
+
+def test_a_run_resumes_bit_for_bit(tiny, tmp_path):
+    """Stopped after step 3 (its newest checkpoint removed) and started again, it ends where it ended before."""
+    import shutil
+
+    file, workdir = tiny
+    shutil.copytree(workdir, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "6")
+    cli.train(["--config", str(file), "--workdir", str(tmp_path / "run")])
+    first, again = model.load(workdir), model.load(tmp_path / "run")
+    assert first.step == again.step == 6
+    for a, b in zip(jax.tree.leaves(first.variables), jax.tree.leaves(again.variables), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_resuming_with_other_settings_is_refused(tiny):
+    file, workdir = tiny
+    with pytest.raises(config.UserError, match=r"holds another run: losses\.alpha, train\.batch differ"):
+        cli.train(["--config", str(file), "--workdir", str(workdir), "--train.batch", "2", "--losses.alpha", "0.5"])
+    assert model.read_config(workdir).train.batch == 4
+
+
+def test_evaluation_writes_metrics_and_report(tiny, capsys):
+    _, workdir = tiny
+    cli.evaluate(["--workdir", str(workdir)])
+    metrics = json.loads((workdir / "val" / "metrics.json").read_text())
+    assert list(metrics)[:3] == ["ap", "ap50", "iou"]
+    assert metrics["images"] == 3
+    assert 0 <= metrics["iou"] <= 1
+    assert set(metrics["classes"]) == {"disc", "square"}
+    assert metrics["ceiling"]["ap50"] > 0.5
+    page = (workdir / "val" / "report.html").read_text()
+    assert "data:image" in page
+    assert "http" not in page.replace("http-equiv", "")
+    assert list((workdir / "val" / "overlays").glob("*.png"))
+    assert "square" in capsys.readouterr().out
+
+
+def test_evaluation_at_another_network_size(tiny, tmp_path):
+    """Frames of 32 x 64 through a network of 24 x 40: masks are resized, and so is the truth of the ceiling."""
+    _, workdir = tiny
+    cli.evaluate(["--workdir", str(workdir), "--model.size", "24", "40", "--output", str(tmp_path)])
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["images"] == 3
+    assert metrics["ceiling"]["iou"] > 0.5
+
+
+def test_prediction_writes_four_files_for_each_input(tiny, tmp_path):
+    _, workdir = tiny
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (45, 70, 3), np.uint8)).save(tmp_path / "a" / "x.png")
+    Image.fromarray(rng.integers(0, 256, (45, 70), np.uint8)).save(tmp_path / "b" / "x.png")
+    inputs = [str(tmp_path / "a"), str(tmp_path / "b" / "*.png")]
+    assert cli.predict(["--model", str(workdir), *inputs, "--output", str(tmp_path / "out")]) == 0
+    names = sorted(p.name for p in (tmp_path / "out").iterdir())
+    assert len(names) == 8
+    for document in (tmp_path / "out").glob("*.json"):
+        stem = document.with_suffix("").name
+        listed = json.loads(document.read_text())
+        instance = np.asarray(Image.open(tmp_path / "out" / f"{stem}_instance.png"))
+        semantic = np.asarray(Image.open(tmp_path / "out" / f"{stem}_semantic.png"))
+        assert instance.shape == semantic.shape == (45, 70)
+        assert semantic.dtype == np.uint8
+        assert {row["id"] for row in listed["instances"]} == set(np.unique(instance).tolist()) - {0}
+        for row in listed["instances"]:
+            assert set(row) == {"id", "class", "class_id", "score", "box", "area", "center"}
+            assert row["area"] == int((instance == row["id"]).sum())
+
+
+def test_load_gives_a_callable(tiny):
+    _, workdir = tiny
+    trained = jaxseg.load(workdir)
+    found = trained(np.zeros((40, 56, 3), np.uint8))
+    assert found.semantic.shape == found.instance.shape == (40, 56)
+    assert trained(np.zeros((2, 40, 56, 3), np.uint8)).semantic.shape == (2, 40, 56)
+    with pytest.raises(ValueError, match="`frames` must be uint8"):
+        trained(np.zeros((40, 56, 3), np.float32))
+
+
+def test_benchmark_times_every_stage(tiny, tmp_path, capsys):
+    file, _ = tiny
+    cli.benchmark(["--config", str(file), "--json", str(tmp_path / "b.json"), "--frames", "3"])
+    figures = json.loads((tmp_path / "b.json").read_text())
+    assert set(figures["milliseconds"]) == {"superpixels", "cnn", "grouping", "whole"}
+    assert all(0 < t["p50"] <= t["p99"] for t in figures["milliseconds"].values())
+    assert figures["parameters"] > 0
+    assert "frames/s" in capsys.readouterr().out
+
+
+def test_missing_config_is_refused(tmp_path):
+    result = command("--config", "configs/shape.py", "--workdir", tmp_path / "run", script="train.py")
+    assert_refused(result, "configs/shape.py does not exist", "configs/shapes.py")
+    assert not (tmp_path / "run").exists()
+
+
+def test_misspelt_override_is_refused(tmp_path):
+    argv = ("--config", "configs/shapes.py", "--workdir", tmp_path / "run", "--optimiser.learning-rate", "1")
+    assert_refused(command(*argv, script="train.py"), "--optimiser.learning-rate", "--optimizer.learning-rate")
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_command_and_option_are_refused():
+    assert_refused(command("predicts"), "predicts", "did you mean predict")
+    assert_refused(command("predict", "--modle", "x", "y"), "--model")
+
+
+def test_workdir_that_cannot_be_written_is_refused(tmp_path, tiny):
+    file, _ = tiny
+    (tmp_path / "file").write_text("in the way")
+    result = command("--config", file, "--workdir", tmp_path / "file" / "run", script="train.py")
+    assert_refused(result, str(tmp_path / "file" / "run"), "cannot be written")
+
+
+def test_checkpoint_of_another_network_is_refused(tiny, tmp_path):
+    import shutil
+
+    _, workdir = tiny
+    shutil.copytree(workdir, tmp_path / "run")
+    text = (tmp_path / "run" / "config.json").read_text()
+    (tmp_path / "run" / "config.json").write_text(text.replace('"embedding": 4', '"embedding": 8'))
+    result = command("--workdir", tmp_path / "run", script="eval.py")
+    assert_refused(result, "is of another network", "embedding", "Use the config that it was trained with")
+
+
+def test_truncated_checkpoint_is_refused(tiny, tmp_path):
+    import shutil
+
+    _, workdir = tiny
+    shutil.copytree(workdir, tmp_path / "run")
+    files = [p for p in (tmp_path / "run" / "checkpoints" / "6").rglob("*") if p.is_file()]
+    largest = max(files, key=lambda p: p.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    # In a process of its own: orbax leaves reads behind that fail later, in its threads.
+    result = command("--workdir", tmp_path / "run", script="eval.py")
+    assert_refused(result, "cannot be read", "Remove that folder to go on from an earlier one")
+
+
+def test_not_a_work_directory_is_refused(tmp_path):
+    assert_refused(command("--workdir", tmp_path / "nothing", script="eval.py"), "is not a work directory")
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", None])
+def test_unreadable_image_is_reported_and_the_others_are_written(content, tiny, tmp_path, capsys):
+    _, workdir = tiny
+    good, bad = tmp_path / "good.png", tmp_path / "bad.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (45, 70, 3), np.uint8)).save(good)
+    bad.write_bytes(good.read_bytes()[:3000] if content is None else content)
+    argv = ["--model", str(workdir), str(bad), str(good), str(tmp_path / "gone.png"), "--output", str(tmp_path / "out")]
+    assert cli.predict(argv) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("jaxseg:")]
+    assert len(lines) == 2
+    assert "bad.png cannot be read as an image" in lines[0]
+    assert "gone.png does not exist" in lines[1]
+    assert len(list((tmp_path / "out").iterdir())) == 4
+
+
+def folder_data(root, semantic_value=1000, label_size=(32, 64)):
+    """A data folder of two images in each split."""
+    for split in ("train", "val"):
+        for kind in ("images", "instances"):
+            (root / split / kind).mkdir(parents=True)
+        for i in range(2):
+            image = np.random.default_rng(i).integers(0, 256, (32, 64, 3), np.uint8)
+            label = np.zeros(label_size, np.uint16)
+            label[4:20, 4:30] = semantic_value + i
+            Image.fromarray(image).save(root / split / "images" / f"{i}.png")
+            Image.fromarray(label).save(root / split / "instances" / f"{i}.png")
+
+
+def train_on(folder, tmp_path, tiny):
+    argv = ["--config", str(tiny[0]), "--workdir", str(tmp_path / "run"), "--data.builder", "folder"]
+    cli.train([*argv, "--data.root", str(folder), "--data.classes", "disc", "--train.steps", "1"])
+
+
+def test_a_folder_of_ones_own_trains(tmp_path, tiny):
+    folder_data(tmp_path / "data")
+    train_on(tmp_path / "data", tmp_path, tiny)
+    assert model.load(tmp_path / "run").step == 1
+
+
+def test_bad_data_is_refused(tmp_path, tiny):
+    folder_data(tmp_path / "unknown", semantic_value=7000)
+    with pytest.raises(config.UserError, match=r"0\.png.*7"):
+        train_on(tmp_path / "unknown", tmp_path, tiny)
+    folder_data(tmp_path / "sizes", label_size=(30, 64))
+    with pytest.raises(config.UserError, match=r"0\.png.*30"):
+        train_on(tmp_path / "sizes", tmp_path, tiny)
+    folder_data(tmp_path / "cut")
+    image = tmp_path / "cut" / "train" / "images" / "1.png"
+    image.write_bytes(image.read_bytes()[:2000])
+    with pytest.raises(config.UserError, match=r"1\.png"):
+        train_on(tmp_path / "cut", tmp_path, tiny)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(config.UserError, match="empty"):
+        train_on(tmp_path / "empty", tmp_path, tiny)

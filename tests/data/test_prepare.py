@@ -1,0 +1,196 @@
+"""Preparing data sets: complete or not at all, once for each state of settings and files."""
+
+import dataclasses
+import pickle
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from jaxseg.config import Data, Folder, Shapes, UserError
+from jaxseg.data import prepare, shapes
+
+DSB2018 = Path(__file__).parents[3] / "shared" / "data" / "dsb2018"
+
+
+@pytest.fixture
+def data(tmp_path) -> Data:
+    return Data(
+        builder="shapes",
+        classes=shapes.CLASSES[:4],
+        cache=str(tmp_path / "cache"),
+        seed=5,
+        crop=(32, 32),
+        shapes=Shapes(size=(32, 48), train=6, val=3),
+    )
+
+
+@pytest.fixture
+def cells(tmp_path) -> Data:
+    rng = np.random.default_rng(0)
+    for split, names in (("train", "ba"), ("val", "c")):
+        for part in ("images", "instances"):
+            (tmp_path / "data" / split / part).mkdir(parents=True)
+        for i, name in enumerate(names):
+            size = (20 + i, 30)
+            image = rng.integers(0, 255, (*size, 3) if i else size).astype(np.uint8)
+            cv2.imwrite(str(tmp_path / "data" / split / "images" / f"{name}.png"), image)
+            raw = np.where(rng.random(size) < 0.5, 1000 + 60 * i, 0).astype(np.uint16)
+            cv2.imwrite(str(tmp_path / "data" / split / "instances" / f"{name}.png"), raw)
+    return Data(builder="folder", root=str(tmp_path / "data"), classes=("cell",), cache=str(tmp_path / "cache"))
+
+
+def _prepared(data: Data) -> set[Path]:
+    """Complete preparations in the cache, and what is left of incomplete ones."""
+    return {path.parent for path in Path(data.cache).rglob("*.array_record*")}
+
+
+def test_scenes_come_back_exactly(data):
+    source = prepare.source(data, "val")
+    assert len(source) == 3
+    for i in range(3):
+        for stored, drawn in zip(source[i], shapes.generate(5, "val", i, (32, 48), 4), strict=True):
+            np.testing.assert_array_equal(stored, drawn)
+            assert getattr(stored, "dtype", None) == getattr(drawn, "dtype", None)
+
+
+def test_prepared_once(data):
+    prepare.source(data, "train")
+    before = {path: path.stat().st_mtime_ns for path in Path(data.cache).rglob("*") if path.is_file()}
+    prepare.source(data, "val")
+    assert before == {path: path.stat().st_mtime_ns for path in Path(data.cache).rglob("*") if path.is_file()}
+
+
+def test_other_settings_are_other_data(data):
+    prepare.source(data, "train")
+    other = prepare.source(dataclasses.replace(data, seed=6), "train")
+    assert len(_prepared(data)) == 2
+    assert (other[0].image != prepare.source(data, "train")[0].image).any()
+
+
+def test_source_ends_where_it_should_and_can_be_pickled(data):
+    source = prepare.source(data, "train")
+    assert [e.name for e in source] == [f"train_{i:06d}" for i in range(6)]
+    with pytest.raises(IndexError, match="must be 0 to 5: got 6"):
+        source[6]
+    copy = pickle.loads(pickle.dumps(source))
+    np.testing.assert_array_equal(copy[2].image, source[2].image)
+
+
+def test_class_frequencies_count_labelled_pixels(data):
+    source = prepare.source(data, "train")
+    semantic = np.concatenate([e.semantic.ravel() for e in source])
+    expected = np.bincount(semantic, minlength=256)[:5]
+    np.testing.assert_array_equal(prepare.class_frequencies(source, 5), expected)
+    np.testing.assert_array_equal(prepare.class_frequencies(list(source), 5), expected)
+    assert expected.sum() == (semantic != 255).sum()
+
+
+def test_class_frequencies_refuse_a_class_without_a_name(data):
+    with pytest.raises(UserError, match="only 2 are named"):
+        prepare.class_frequencies(prepare.source(data, "train"), 2)
+
+
+@pytest.mark.parametrize("classes", [("star", "disc"), tuple(f"c{i}" for i in range(9))])
+def test_names_of_shapes_must_mean_what_is_drawn(data, classes):
+    with pytest.raises(UserError, match="must be the first 1 to 8 of disc, square"):
+        prepare.source(dataclasses.replace(data, classes=classes), "train")
+
+
+def test_folder_comes_back_in_order_of_names(cells):
+    source = prepare.source(cells, "train")
+    assert [e.name for e in source] == ["a", "b"]
+    a, b = source[0], source[1]
+    path = Path(cells.root) / "train" / "images"
+    np.testing.assert_array_equal(a.image, cv2.imread(str(path / "a.png"))[..., ::-1])
+    # Gray is repeated over the channels.
+    np.testing.assert_array_equal(
+        b.image, cv2.imread(str(path / "b.png"), cv2.IMREAD_GRAYSCALE)[..., None].repeat(3, -1)
+    )
+    assert a.image.shape == (21, 30, 3)
+    assert set(np.unique(a.instance)) == {0, 1}
+    np.testing.assert_array_equal(a.semantic, a.instance)
+
+
+def test_unknown_split_names_those_there(cells):
+    with pytest.raises(UserError, match="has no split test, only train, val"):
+        prepare.source(cells, "test")
+
+
+def test_a_changed_folder_is_prepared_again(cells):
+    prepare.source(cells, "val")
+    path = Path(cells.root) / "val" / "instances" / "c.png"
+    cv2.imwrite(str(path), np.full((20, 30), 1003, np.uint16))
+    assert prepare.source(cells, "val")[0].instance.all()
+
+
+def test_other_meaning_of_the_same_folder_is_prepared_again(cells):
+    assert prepare.source(cells, "val")[0].instance.any()
+    regions = dataclasses.replace(cells, folder=Folder(zero_is_instance=False))
+    assert not prepare.source(regions, "val")[0].instance.any()
+
+
+def test_bad_data_leaves_nothing_behind_and_old_data_alone(cells):
+    prepare.source(cells, "val")
+    before = _prepared(cells)
+    path = Path(cells.root) / "val" / "instances" / "c.png"
+    good = path.read_bytes()
+    cv2.imwrite(str(path), np.full((20, 30), 7000, np.uint16))
+    for _ in range(2):
+        with pytest.raises(UserError, match=f"^{path} holds 7000"):
+            prepare.source(cells, "train")
+        assert _prepared(cells) == before
+    path.write_bytes(good)
+    assert len(prepare.source(cells, "train")) == 2
+
+
+def test_a_preparation_that_was_killed_is_never_used(data, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shapes, "generate", killed)
+        with pytest.raises(KeyboardInterrupt):
+            prepare.source(data, "train")
+    assert not _prepared(data)
+    assert len(prepare.source(data, "train")) == 6
+
+
+def test_nothing_is_printed_on_stdout(data, capsys):
+    prepare.source(data, "train")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("preparing shapes in ")
+
+
+def test_cache_that_cannot_be_written(data, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"Check --data.root and --data.cache"):
+        prepare.source(dataclasses.replace(data, cache=str(tmp_path / "file" / "cache")), "train")
+
+
+def test_cache_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert prepare.cache(Data()) == tmp_path / "jaxseg"
+    assert prepare.cache(Data(cache="here")) == Path("here")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert prepare.cache(Data()) == Path.home() / ".cache" / "jaxseg"
+
+
+@pytest.mark.skipif(not DSB2018.is_dir(), reason="needs the nuclei data set")
+def test_nuclei(tmp_path):
+    """Three images of the data set, linked, against the counts of its own instance maps."""
+    names = sorted(path.stem for path in (DSB2018 / "val" / "images").iterdir())[:3]
+    for part, suffix in (("images", ""), ("instances", ".png")):
+        (tmp_path / "val" / part).mkdir(parents=True)
+        for name in names:
+            (found,) = (DSB2018 / "val" / part).glob(f"{name}{suffix}*")
+            (tmp_path / "val" / part / found.name).symlink_to(found)
+    data = Data(builder="folder", root=str(tmp_path), classes=("nucleus",), cache=str(tmp_path / "cache"))
+    source = prepare.source(data, "val")
+    assert [e.name for e in source] == names
+    for e in source:
+        raw = cv2.imread(str(DSB2018 / "val" / "instances" / f"{e.name}.png"), cv2.IMREAD_UNCHANGED)
+        assert e.instance.max() == len(np.unique(raw[raw > 0]))
+        np.testing.assert_array_equal(e.semantic == 1, raw > 0)

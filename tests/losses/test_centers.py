@@ -1,0 +1,88 @@
+"""The focal loss against its equation and its limits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxseg.losses import centers
+
+focal = jax.jit(centers.focal, static_argnames="normalize")
+gradient_of_focal = jax.jit(jax.value_and_grad(lambda *args: centers.focal(*args).total))
+
+
+def naive_focal(outputs, targets, alpha, gamma):
+    total, positives, elements = 0.0, 0, 0
+    for place, logit in np.ndenumerate(np.float64(outputs.center)):
+        label, instance = int(targets.semantic[place]), int(targets.instance[place])
+        if label == 255 or (label > 0 and instance == 0):
+            continue
+        prob, elements = 1 / (1 + np.exp(-logit)), elements + 1
+        if targets.confidence[place] == 1:
+            total, positives = total - alpha * (1 - prob) ** gamma * np.log(prob), positives + 1
+        else:
+            total -= (1 - alpha) * prob**gamma * np.log(1 - prob)
+    return total, positives, elements
+
+
+@pytest.mark.parametrize(("alpha", "gamma"), [(0.01, 2.0), (0.9, 0.5)])
+@pytest.mark.parametrize("seed", range(2))
+def test_equals_the_equation(draw, seed, alpha, gamma):
+    outputs, targets = draw(seed)
+    total, positives, elements = naive_focal(outputs, targets, alpha, gamma)
+    for normalize, count in (("positives", positives), ("elements", elements)):
+        result = focal(outputs, targets, alpha, gamma, normalize)
+        np.testing.assert_allclose((result.total, result.count), (total, count), rtol=1e-5)
+    assert 0 < positives < elements < outputs.center.size
+
+
+def test_without_focus_it_is_half_the_binary_cross_entropy(outputs, targets):
+    result = focal(outputs, targets, 0.5, 0.0)
+    z, y = np.float64(outputs.center), np.array(targets.confidence)
+    counted = (np.array(targets.semantic) != 255) & (
+        (np.array(targets.semantic) == 0) | (np.array(targets.instance) > 0)
+    )
+    entropy = np.maximum(z, 0) - z * y + np.log1p(np.exp(-np.abs(z)))
+    np.testing.assert_allclose(result.total, entropy[counted].sum() / 2, rtol=1e-5)
+
+
+def test_partial_confidence_is_negative(outputs, targets):
+    soft = targets.replace(confidence=jnp.where(targets.confidence < 1, 0.99, 1.0))
+    np.testing.assert_array_equal(*(focal(outputs, t, 0.9, 2.0).total for t in (targets, soft)))
+
+
+@pytest.mark.parametrize(("alpha", "on", "off"), [(1.0, True, False), (0.0, False, True)])
+def test_alpha_weighs_the_positives(outputs, targets, alpha, on, off):
+    gradient = gradient_of_focal(outputs, targets, alpha, 2.0)[1].center
+    instance, positive = np.array(targets.instance), np.array(targets.confidence) == 1
+    assert (gradient[positive] < 0).all() == on
+    assert (gradient[(instance > 0) & ~positive] > 0).all() == off
+
+
+def test_elements_without_known_center_get_no_gradient(outputs, targets):
+    gradient = gradient_of_focal(outputs, targets, 0.5, 2.0)[1].center
+    assert targets.semantic[0, 0] == 255
+    assert targets.semantic[0, 1] == 2
+    np.testing.assert_array_equal(gradient[0, :2], 0)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("scale", [1.0, 1e3])
+def test_gradient_is_finite(outputs, edge, gamma, scale):
+    name, targets = edge
+    large = outputs.replace(center=outputs.center * scale)
+    result, gradient = gradient_of_focal(large, targets, 0.9, gamma)
+    assert np.isfinite(gradient.center).all()
+    assert np.isfinite(result)
+    assert (result == 0) == (name in ("ignored", "no slot"))
+
+
+def test_numbers_are_traced(outputs, targets):
+    swept = jax.vmap(lambda a, g: focal(outputs, targets, a, g).total)(jnp.array([0.1, 0.9]), jnp.array([0.0, 2.0]))
+    each = [focal(outputs, targets, a, g).total for a, g in ((0.1, 0.0), (0.9, 2.0))]
+    np.testing.assert_allclose(swept, each, rtol=1e-5)
+
+
+def test_unknown_normalization_is_refused(outputs, targets):
+    with pytest.raises(ValueError, match=r"`normalize` must be .positives. or .elements.: got 'batch'\."):
+        focal(outputs, targets, 0.5, 2.0, "batch")

@@ -1,0 +1,127 @@
+"""Attraction, repulsion and regularization against loops written from the equations."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxseg.losses import embedding
+
+TERMS = {
+    "attraction": partial(embedding.attraction, margin=0.1),
+    "repulsion": partial(embedding.repulsion, margin=1.5),
+    "regularization": embedding.regularization,
+}
+
+
+def centers_of(outputs, targets):
+    embeddings, valid = np.float64(outputs.embedding), np.array(targets.valid)
+    return [embeddings[tuple(c)] if v else None for c, v in zip(np.array(targets.center), valid, strict=True)]
+
+
+def naive_attraction(outputs, targets, margin):
+    means = []
+    for i, center in enumerate(centers_of(outputs, targets)):
+        if center is not None:
+            members = np.float64(outputs.embedding)[np.array(targets.instance) == i + 1]
+            means.append(np.mean([max(np.linalg.norm(center - e) - margin, 0) for e in members]))
+    return (np.mean(means), 1) if means else (0, 0)
+
+
+def naive_repulsion(outputs, targets, margin):
+    centers = [c for c in centers_of(outputs, targets) if c is not None]
+    total, pairs = 0.0, 0
+    for a, first in enumerate(centers):
+        for b, second in enumerate(centers):
+            if a != b:
+                total, pairs = total + max(margin - np.linalg.norm(first - second), 0), pairs + 1
+    return (total / pairs, 1) if pairs else (0, 0)
+
+
+def naive_regularization(outputs, targets):
+    norms = [np.linalg.norm(c) for c in centers_of(outputs, targets) if c is not None]
+    return (np.mean(norms), 1) if norms else (0, 0)
+
+
+JITTED = {name: jax.jit(term) for name, term in TERMS.items()}
+GRADIENT = {name: jax.jit(jax.value_and_grad(lambda o, t, f=f: f(o, t).total)) for name, f in TERMS.items()}
+NAIVE = {
+    "attraction": partial(naive_attraction, margin=0.1),
+    "repulsion": partial(naive_repulsion, margin=1.5),
+    "regularization": naive_regularization,
+}
+
+
+def permuted(targets, order):
+    """The same instances under other ids: row i becomes row order[i]."""
+    order = np.array(order)
+    row_of = np.argsort(order)
+    new_id = np.concatenate([[0], order + 1])[np.array(targets.instance)]
+    rows = {name: getattr(targets, name)[row_of] for name in ("center", "class_id", "valid")}
+    return targets.replace(instance=jnp.asarray(new_id, jnp.int32), **rows)
+
+
+@pytest.mark.parametrize("term", TERMS)
+@pytest.mark.parametrize("seed", range(3))
+def test_equals_the_equation(draw, term, seed):
+    outputs, targets = draw(seed)
+    result = JITTED[term](outputs, targets)
+    np.testing.assert_allclose((result.total, result.count), NAIVE[term](outputs, targets), rtol=1e-5)
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_relabeling_changes_nothing(outputs, targets, term):
+    results = [JITTED[term](outputs, t).total for t in (targets, permuted(targets, [3, 0, 2, 1]))]
+    np.testing.assert_allclose(*results, rtol=1e-6)
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_few_instances(outputs, edge, term):
+    name, targets = edge
+    result, gradient = GRADIENT[term](outputs, targets)
+    defined = name.startswith("one") and term != "repulsion"
+    assert JITTED[term](outputs, targets).count == defined
+    assert defined or result == 0
+    assert np.isfinite(gradient.embedding).all()
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_equal_embeddings_have_gradient_zero_not_nan(outputs, targets, term):
+    flat = outputs.replace(embedding=jnp.zeros_like(outputs.embedding))
+    gradient = GRADIENT[term](flat, targets)[1].embedding
+    np.testing.assert_array_equal(gradient, 0)
+
+
+def test_gradient_of_attraction_points_from_the_center(outputs, from_maps):
+    # Two elements; the center is the first. d/de_p of (|e_c - e_p| - margin) / 2 is the unit vector / 2.
+    instance = np.zeros((5, 6), int)
+    instance[2, 2:4] = 1
+    targets = from_maps(instance, instance)
+    gradient = jax.grad(lambda o: embedding.attraction(o, targets, 0.1).total)(outputs).embedding
+    away = np.array(outputs.embedding[2, 3] - outputs.embedding[2, 2])
+    unit = away / np.linalg.norm(away) / 2
+    np.testing.assert_allclose(gradient[2, 3], unit, rtol=1e-5)
+    np.testing.assert_allclose(gradient[2, 2], -unit, rtol=1e-5)
+
+
+def test_margins_are_hinges(outputs, targets):
+    near = outputs.replace(embedding=outputs.embedding * 1e-3)
+    assert embedding.attraction(near, targets, 0.1).total == 0
+    far = outputs.replace(embedding=outputs.embedding * 1e3)
+    assert embedding.repulsion(far, targets, 1.0).total == 0
+
+
+def test_margin_is_traced(outputs, targets):
+    margins = jnp.array([0.1, 0.7])
+    swept = jax.vmap(lambda margin: embedding.attraction(outputs, targets, margin).total)(margins)
+    each = [embedding.attraction(outputs, targets, float(margin)).total for margin in margins]
+    np.testing.assert_allclose(swept, each, rtol=1e-6)
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_attraction_ignores_elements_without_instance(outputs, targets, term):
+    none = np.array(targets.instance)[..., None] == 0
+    noisy = outputs.replace(embedding=jnp.where(none, 1e3, outputs.embedding))
+    np.testing.assert_array_equal(JITTED[term](outputs, targets).total, JITTED[term](noisy, targets).total)

@@ -1,0 +1,78 @@
+import dataclasses
+
+import pytest
+
+from jaxseg import cli, config
+
+
+def test_json_is_the_inverse():
+    settings = config.Config(name="x", model=config.Model(size=(512, 1024), encoder_blocks=(1, 2)))
+    assert config.from_json(config.to_json(settings)) == settings
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: config.Optimizer(learning_rate=0.0), "`optimizer.learning_rate` must be positive: got 0."),
+        (lambda: config.Grouping(center=1.0), "`grouping.center` is a confidence between 0 and 1: got 1."),
+        (lambda: config.Data(classes=("a", "a")), "`data.classes` names a class twice. Give each its own name."),
+        (lambda: config.Losses(alpha=2.0), "`losses.alpha` must be in 0..1: got 2."),
+        (
+            lambda: config.Config(data=config.Data(crop=(100, 256))),
+            "`data.crop` must be a multiple of the encoder's stride 16: got 100 x 256.",
+        ),
+        (
+            lambda: config.Model(size=(500, 1024)),
+            "`model.size` must be a multiple of the encoder's stride 16: got 500 x 1024.",
+        ),
+    ],
+)
+def test_values_are_checked(build, message):
+    with pytest.raises(config.UserError) as error:
+        build()
+    assert str(error.value) == message
+
+
+def test_stored_config_of_another_version_is_refused():
+    text = config.to_json(config.Config()).replace('"clip"', '"clap"')
+    with pytest.raises(
+        config.UserError, match=r"config.json is not a config of this version: unknown setting `optimizer.clap`"
+    ):
+        config.from_json(text)
+
+
+def test_differences_and_what_they_mean():
+    old = config.Config()
+    new = dataclasses.replace(old, train=dataclasses.replace(old.train, batch=4, log_every=7))
+    assert config.differences(old, new) == {"train.batch": (8, 4), "train.log_every": (20, 7)}
+    assert config.changes_meaning("train.batch")
+    assert config.changes_meaning("losses.alpha")
+    assert not config.changes_meaning("train.log_every")
+    assert not config.changes_meaning("data.root")
+    assert not config.changes_meaning("grouping.center")
+
+
+def test_overrides_are_typed():
+    new = cli.override(config.Config(), ["--optimizer.learning-rate", "1e-2", "--data.augment.no-flip-horizontal"])
+    assert new.optimizer.learning_rate == 0.01
+    assert not new.data.augment.flip_horizontal
+    assert cli.override(config.Config(), ["--model.size", "512", "1024"]).model.size == (512, 1024)
+
+
+@pytest.mark.parametrize(
+    ("argv", "parts"),
+    [
+        (
+            ["--optimizer.learning-rat", "1"],
+            ["unknown setting --optimizer.learning-rat", "did you mean --optimizer.learning-rate"],
+        ),
+        (["--train.steps", "many"], ["bad setting:", "--train.steps", "many"]),
+        (["--superpixels.size", "3"], ["bad setting:", "3"]),
+        (["--optimizer.learning-rate", "-1"], ["`optimizer.learning_rate` must be positive: got -1."]),
+        (["stray"], ["stray"]),
+    ],
+)
+def test_bad_overrides_are_named(argv, parts):
+    with pytest.raises(config.UserError) as error:
+        cli.override(config.Config(), argv)
+    assert all(part in str(error.value) for part in parts), str(error.value)

@@ -1,0 +1,194 @@
+"""Frame to masks: geometry, the truth through the whole post-processing, one program without the host."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from jaxseg import segment, targets
+from jaxseg.ops import superpixels
+from jaxseg.types import Capacity, Outputs, Thresholds
+
+THRESHOLDS = Thresholds(center=0.5, assignment=0.4, duplicate=0.1, compactness=3.0)
+
+
+class Tiny(nn.Module):
+    """A network of one convolution: enough to carry a frame through the whole program."""
+
+    @nn.compact
+    def __call__(self, images, train):
+        if images.dtype == jnp.uint8:
+            images = images.astype(jnp.float32) / 255
+        x = nn.Conv(3 + 4 + 1, (4, 4), strides=4)(images)
+        return Outputs(10 * x[..., :3], x[..., 3:7], 10 * x[..., 7])
+
+
+def frame(seed, size=(48, 64)):
+    blocks = np.random.default_rng(seed).integers(0, 256, (size[0] // 8 + 1, size[1] // 8 + 1, 3), np.uint8)
+    return blocks.repeat(8, 0).repeat(8, 1)[: size[0], : size[1]]
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    network = Tiny()
+    return network, network.init(jax.random.key(1), jnp.zeros((1, 32, 32, 3)), train=False)
+
+
+@pytest.mark.parametrize(
+    ("size", "capacity", "expected"),
+    [
+        # Native and a multiple of the stride: everything coincides.
+        ((64, 96), Capacity(8, 4, None, 32), segment.Geometry((64, 96), (64, 96), (64, 96), 4, (16, 24), False)),
+        # Native otherwise: padded.
+        ((50, 70), Capacity(8, 4, None, 32), segment.Geometry((50, 70), (64, 96), (64, 96), 4, (16, 24), False)),
+        # A frame of twice the network's size: superpixels of twice the size on the frame itself.
+        ((128, 192), Capacity(8, 4, (64, 96)), segment.Geometry((128, 192), (64, 96), (128, 192), 8, (16, 24), False)),
+        # Half: superpixels of half the size.
+        ((32, 48), Capacity(8, 4, (64, 96)), segment.Geometry((32, 48), (64, 96), (32, 48), 2, (16, 24), False)),
+        # Not a multiple of the grid, or of another aspect: superpixels at the network's size, masks resized.
+        ((100, 150), Capacity(8, 4, (64, 96)), segment.Geometry((100, 150), (64, 96), (64, 96), 4, (16, 24), True)),
+        ((64, 192), Capacity(8, 4, (64, 96)), segment.Geometry((64, 192), (64, 96), (64, 96), 4, (16, 24), True)),
+    ],
+)
+def test_geometry(size, capacity, expected):
+    assert segment.geometry(size, capacity) == expected
+
+
+def test_empty_frame_is_refused():
+    with pytest.raises(ValueError, match="`frame` must have at least one pixel: got 0 x 64"):
+        segment.geometry((0, 64), Capacity())
+
+
+@pytest.mark.parametrize(
+    ("size", "capacity"),
+    [
+        ((48, 64), Capacity(6, 4, None, 16)),
+        ((45, 61), Capacity(6, 4, None, 16)),
+        ((96, 128), Capacity(6, 4, (48, 64), 16)),
+        ((50, 75), Capacity(6, 4, (48, 64), 16)),
+    ],
+)
+def test_results_have_the_frames_size_and_agree_with_their_rows(tiny, size, capacity):
+    network, variables = tiny
+    found = jax.device_get(segment.jitted(network, variables, frame(3, size), capacity, THRESHOLDS))
+    assert found.semantic.shape == found.instance.shape == size
+    rows = found.instances
+    assert rows.valid.any(), "a test without objects would say nothing"
+    assert set(np.unique(found.instance)) - {0} == set(np.flatnonzero(rows.valid) + 1)
+    for i in np.flatnonzero(rows.valid):
+        y, x = np.nonzero(found.instance == i + 1)
+        assert rows.area[i] == len(y)
+        assert rows.box[i].tolist() == [y.min(), x.min(), y.max() + 1, x.max() + 1]
+        assert (found.semantic[y, x] == rows.class_id[i]).all()
+        assert 0 < rows.score[i] <= 1
+    for leaf in jax.tree.leaves(rows):
+        assert (leaf[~rows.valid] == 0).all()
+
+
+def test_a_batch_is_its_frames(tiny):
+    network, variables = tiny
+    frames, capacity = np.stack([frame(0), frame(1)]), Capacity(6, 4, None, 16)
+    batch = segment.jitted(network, variables, frames, capacity, THRESHOLDS)
+    for i in range(2):
+        single = segment.jitted(network, variables, frames[i], capacity, THRESHOLDS)
+        for one, many in zip(jax.tree.leaves(single), jax.tree.leaves(batch), strict=True):
+            np.testing.assert_allclose(one, many[i], rtol=1e-5, atol=1e-5)
+
+
+def test_thresholds_and_frames_do_not_recompile(tiny):
+    network, variables = tiny
+    capacity, sizes = Capacity(6, 4, None, 16), []
+    for seed, radius in ((0, 0.4), (1, 0.2), (2, 0.8)):
+        numbers = jax.tree.map(np.float32, THRESHOLDS.replace(assignment=radius))
+        segment.jitted(network, variables, frame(seed), capacity, numbers)
+        sizes.append(segment.jitted._cache_size())
+    assert sizes[0] == sizes[1] == sizes[2]
+
+
+def test_it_is_one_program_without_the_host(tiny):
+    network, variables = tiny
+    lowered = segment.jitted.lower(network, variables, frame(0), Capacity(6, 4, None, 16), THRESHOLDS)
+    text = lowered.compile().as_text()
+    assert text.count("\nENTRY ") == 1
+    for word in ("callback", "infeed", "outfeed", "host_compute", "xla_ffi_python", "send(", "recv("):
+        assert word not in text
+    assert "callback" not in lowered.as_text()
+
+
+def scene():
+    """Three objects of two classes on colored ground, one of them ignored in part; edges lie on the grid."""
+    image = np.full((48, 64, 3), 40, np.uint8)
+    semantic, instance = np.zeros((48, 64), np.uint8), np.zeros((48, 64), np.uint16)
+    for i, (y0, x0, y1, x1, label) in enumerate([(4, 4, 20, 24, 1), (4, 24, 20, 40, 1), (24, 8, 44, 48, 2)], 1):
+        image[y0:y1, x0:x1] = np.random.default_rng(i).integers(100, 256, 3)
+        semantic[y0:y1, x0:x1], instance[y0:y1, x0:x1] = label, i * 100
+    return jnp.asarray(image), jnp.asarray(semantic), jnp.asarray(instance)
+
+
+def test_the_truth_comes_back():
+    image, semantic, instance = scene()
+    capacity = Capacity(5, 4, None, 16)
+    plan = segment.geometry((48, 64), capacity)
+    assignment = segment.assign(image, plan, capacity, THRESHOLDS)
+    truth = targets.make(semantic, instance, assignment, 4, 5, style="point", radius=1.0)
+    found = jax.device_get(segment.finish(segment.oracle(truth, 3), assignment, plan, capacity, THRESHOLDS))
+    np.testing.assert_array_equal(found.semantic, semantic)
+    pairs = set(zip(found.instance.ravel().tolist(), instance.ravel().tolist(), strict=True))
+    assert len(pairs) == 4
+    assert len({a for a, _ in pairs}) == len({b for _, b in pairs}) == 4
+    assert found.lost == 0
+
+
+def test_more_objects_than_slots_are_counted_and_the_best_kept():
+    confidence = np.full((6, 6), -5.0, np.float32)
+    for n, (y, x) in enumerate([(0, 0), (0, 3), (3, 0), (3, 3), (5, 5)]):
+        confidence[y, x] = 1.0 + n
+    outputs = Outputs(
+        jnp.tile(jnp.array([0.0, 9.0]), (6, 6, 1)), jnp.arange(36.0).reshape(6, 6, 1), jnp.asarray(confidence)
+    )
+    groups = segment.group(outputs, jnp.ones((6, 6), bool), 2, THRESHOLDS)
+    assert int(groups.peaks.lost) == 3
+    assert groups.peaks.element.tolist() == [[5, 5], [3, 3]]
+
+
+def test_a_dropped_duplicate_leaves_no_gap():
+    logits = np.full((4, 8), -5.0, np.float32)
+    logits[0, 0], logits[0, 3], logits[0, 6] = 3.0, 2.0, 1.0
+    embedding = np.zeros((4, 8, 2), np.float32)
+    embedding[:, 5:] = 5.0  # the third center is another object; the second repeats the first
+    outputs = Outputs(jnp.tile(jnp.array([0.0, 9.0]), (4, 8, 1)), jnp.asarray(embedding), jnp.asarray(logits))
+    groups = segment.group(outputs, jnp.ones((4, 8), bool), 4, THRESHOLDS)
+    assert groups.peaks.valid.tolist() == [True, True, False, False]
+    expected = np.where(np.arange(8) < 5, 1, 2)
+    np.testing.assert_array_equal(groups.ids, np.tile(expected, (4, 1)))
+
+
+def test_padding_belongs_to_nothing():
+    """A frame of 5 x 6 in a 16 x 16 canvas: elements beyond it find no center and count in no area."""
+    capacity = Capacity(4, 4, None, 16)
+    plan = segment.geometry((5, 6), capacity)
+    canvas = jnp.zeros((16, 16, 3), jnp.uint8)
+    assignment = segment.assign(canvas, plan, capacity, THRESHOLDS)
+    outputs = Outputs(jnp.tile(jnp.array([0.0, 9.0]), (4, 4, 1)), jnp.zeros((4, 4, 2)), jnp.full((4, 4), 3.0))
+    found = segment.finish(outputs, assignment, plan, capacity, THRESHOLDS)
+    assert found.semantic.shape == (5, 6)
+    assert found.instances.area.tolist() == [30, 0, 0, 0]
+    assert found.instances.box[0].tolist() == [0, 0, 5, 6]
+
+
+def test_compactness_follows_the_resolution():
+    """The same picture at twice the size has the same superpixels, drawn with larger pixels."""
+    small, capacity = frame(5, (32, 32)), Capacity(4, 4, (32, 32))
+    large = small.repeat(2, 0).repeat(2, 1)
+    small, large = jnp.asarray(small), jnp.asarray(large)
+    plans = [segment.geometry(image.shape[:2], capacity) for image in (small, large)]
+    a, b = (segment.assign(i, p, capacity, THRESHOLDS) for i, p in zip((small, large), plans, strict=True))
+    assert (np.asarray(b)[::2, ::2] == np.asarray(a)).mean() > 0.9
+
+
+def test_upsampling_is_the_superpixels():
+    image, _, _ = scene()
+    plan = segment.geometry((48, 64), Capacity(5, 4, None, 16))
+    assignment = segment.assign(image, plan, Capacity(5, 4, None, 16), THRESHOLDS)
+    np.testing.assert_array_equal(assignment, superpixels.assign(image, 4, 3.0))

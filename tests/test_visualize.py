@@ -1,0 +1,166 @@
+"""What pictures must show: every object apart from its neighbors, ignored pixels hatched, the input untouched."""
+
+import numpy as np
+import pytest
+from skimage.color import rgb2lab
+
+from jaxseg import visualize
+from jaxseg.types import Instances
+
+NAMES = ("background", "person", "car")
+
+
+def _instances(class_id, score=0.5, track_id=0):
+    n = len(class_id)
+    return Instances(
+        valid=np.ones(n, bool),
+        class_id=np.array(class_id, np.uint8),
+        score=np.full(n, score, np.float32),
+        center=np.zeros((n, 2), np.float32),
+        box=np.zeros((n, 4), np.int32),
+        area=np.zeros(n, np.int32),
+        embedding=np.zeros((n, 2), np.float32),
+        track_id=np.broadcast_to(np.asarray(track_id, np.int32), (n,)),
+    )
+
+
+def _checkers(cells=4, size=60):
+    """A gray image under a board of touching objects, ids 1 to cells squared."""
+    instance = np.kron(np.arange(1, cells * cells + 1).reshape(cells, cells), np.ones((size, size), int))
+    return np.full((*instance.shape, 3), 128, np.uint8), np.ones(instance.shape, np.uint8), instance
+
+
+def _middles(picture, cells=4, size=60):
+    """The color at a quarter of each cell, away from text and outlines."""
+    return picture[size // 4 :: size, size // 4 :: size].reshape(cells * cells, 3).astype(int)
+
+
+def test_colors_of_the_palette_are_distinct_and_do_not_depend_on_its_length():
+    colors = visualize.palette(64)
+    assert colors.shape == (64, 3)
+    assert colors.dtype == np.uint8
+    assert len(np.unique(colors, axis=0)) == 64
+    np.testing.assert_array_equal(visualize.palette(9), colors[:9])
+    lab = rgb2lab(colors / 255.0)
+    distance = np.linalg.norm(lab[:, None] - lab[None], axis=-1) + 1e3 * np.eye(64)
+    assert distance[:9, :9].min() >= 50
+    assert distance[:20, :20].min() >= 15
+
+
+def test_primary_hues():
+    hue, one = np.array([0.0, 1 / 3, 2 / 3]), np.ones(3)
+    np.testing.assert_array_equal(visualize._rgb(hue, one, one), 255 * np.eye(3))
+
+
+def test_neighbors_have_clearly_different_colors():
+    image, semantic, instance = _checkers()
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        ids = np.concatenate([[0], rng.permutation(np.arange(1, 400))[:16]])
+        picture = visualize.overlay(image, semantic, ids[instance], alpha=1.0)
+        colors = _middles(picture).reshape(4, 4, 3)
+        assert np.abs(np.diff(colors, axis=0)).sum(-1).min() >= 150
+        assert np.abs(np.diff(colors, axis=1)).sum(-1).min() >= 150
+
+
+def test_tracks_keep_their_color():
+    image, semantic, instance = _checkers()
+    tracks = np.arange(101, 117)
+    order = np.random.default_rng(1).permutation(16)
+    first = visualize.overlay(image, semantic, instance, _instances([1] * 16, track_id=tracks))
+    second = visualize.overlay(image, semantic, instance, _instances([1] * 16, track_id=tracks[order]))
+    np.testing.assert_array_equal(_middles(second), _middles(first)[order])
+
+
+def test_by_class_uses_the_colors_of_the_semantic_map():
+    image, semantic, instance = _checkers(2)
+    picture = visualize.overlay(image, semantic, instance, _instances([1, 2, 1, 2]), by_class=True, alpha=1.0)
+    np.testing.assert_array_equal(_middles(picture, 2), visualize.palette(3)[[1, 2, 1, 2]])
+    truth = visualize.overlay(image, semantic * 2, instance, by_class=True, alpha=1.0)
+    np.testing.assert_array_equal(_middles(truth, 2), visualize.palette(3)[[2, 2, 2, 2]])
+    np.testing.assert_array_equal(visualize.semantic_colors(semantic)[0, 0], visualize.palette(2)[1])
+
+
+def test_text_is_written_on_large_objects_only():
+    image, semantic, instance = _checkers(3, 80)
+    found = _instances([1, 2, 2, 1, 2, 2, 1, 2, 2])
+    plain = visualize.overlay(image, semantic, instance, found, NAMES, labels=False)
+    named = visualize.overlay(image, semantic, instance, found, NAMES)
+    changed = (plain != named).any(-1)
+    assert all(changed[instance == i].any() for i in range(1, 10))
+    np.testing.assert_array_equal(visualize.overlay(image, semantic, instance, found), plain)
+    tiny = np.zeros_like(instance)
+    tiny[10:14, 10:14], tiny[100:103, 30:60] = 1, 2
+    for labels in (True, False):
+        picture = visualize.overlay(image, semantic, tiny, found, NAMES, labels=labels)
+        np.testing.assert_array_equal(picture, visualize.overlay(image, semantic, tiny, found))
+
+
+def test_crowded_and_small_images_have_no_text():
+    for cells, size in ((7, 60), (2, 70)):
+        image, semantic, instance = _checkers(cells, size)
+        named = visualize.overlay(image, semantic, instance, None, NAMES)
+        np.testing.assert_array_equal(named, visualize.overlay(image, semantic, instance))
+
+
+def test_ignored_pixels_are_hatched_gray_and_no_object():
+    image, semantic, instance = _checkers(2)
+    image = image // 128 * np.array([128, 100, 60], np.uint8)
+    semantic[:30, :30] = 255
+    other = instance.copy()
+    other[:30, :30] = 9
+    picture = visualize.overlay(image, semantic, instance)
+    np.testing.assert_array_equal(picture, visualize.overlay(image, semantic, other))
+    patch = picture[2:25, 2:25].astype(int)
+    assert len(np.unique(patch.reshape(-1, 3), axis=0)) == 2
+    alone = visualize.semantic_colors(semantic)[:30, :30].astype(int)
+    assert np.ptp(alone, axis=-1).max() == 0
+    assert len(np.unique(alone)) == 2
+
+
+def test_inputs_stay_as_they_were_and_nothing_is_drawn_on_an_empty_map():
+    image, semantic, instance = _checkers(2)
+    copies = image.copy(), semantic.copy(), instance.copy()
+    visualize.overlay(image, semantic, instance, _instances([1, 1, 2, 2]), NAMES)
+    for before, after in zip(copies, (image, semantic, instance), strict=True):
+        np.testing.assert_array_equal(before, after)
+    empty = visualize.overlay(image, np.zeros_like(semantic), np.zeros_like(instance), None, NAMES)
+    assert len(np.unique(empty.reshape(-1, 3), axis=0)) == 1
+
+
+def test_heat_rises_in_brightness():
+    picture = visualize.heatmap(np.linspace(0, 1, 11, dtype=np.float32)[None])
+    assert (np.diff(picture[0].astype(int) @ [299, 587, 114]) > 0).all()
+    odd = visualize.heatmap(np.array([[np.nan, -1.0, 2.0, np.inf]], np.float32))
+    np.testing.assert_array_equal(odd[0], visualize.heatmap(np.array([[0.0, 0.0, 1.0, 1.0]]))[0])
+    gray = np.full((1, 4, 3), 100, np.uint8)
+    np.testing.assert_array_equal(visualize.heatmap(np.zeros((1, 4)), gray, alpha=0.0), gray)
+
+
+def test_superpixel_edges_lie_where_ids_change():
+    ids = np.repeat(np.arange(3), 4)[None].repeat(5, 0)
+    picture = visualize.superpixel_edges(np.zeros((5, 12, 3), np.uint8), ids, (1, 2, 3))
+    assert np.flatnonzero(picture[0].any(-1)).tolist() == [3, 7]
+    assert (picture[:, 3] == [1, 2, 3]).all()
+
+
+def test_side_by_side_places_images_under_titles():
+    one, two = np.full((40, 50, 3), 200, np.uint8), np.full((30, 20, 3), 90, np.uint8)
+    plain = visualize.side_by_side([one, two], gap=4)
+    assert plain.shape == (40, 74, 3)
+    np.testing.assert_array_equal(plain[:, :50], one)
+    np.testing.assert_array_equal(plain[:30, 54:], two)
+    titled = visualize.side_by_side([one, two], ["truth", "found"], gap=4)
+    np.testing.assert_array_equal(titled[-40:], plain)
+    assert (titled[:-40, :50] > 100).any()
+    assert (titled[:-40, 54:] > 100).any()
+
+
+def test_errors_name_the_argument():
+    image, semantic, instance = _checkers(2)
+    with pytest.raises(ValueError, match="`semantic` and `instance` must have the image's shape"):
+        visualize.overlay(image, semantic[1:], instance)
+    with pytest.raises(ValueError, match="`n` must be at least 1: got 0"):
+        visualize.palette(0)
+    with pytest.raises(ValueError, match="`titles` must be none or one an image: got 1 with 2 images"):
+        visualize.side_by_side([image, image], ["one"])

@@ -1,0 +1,110 @@
+"""The update: devices add up to one device, terms are what their sums say, state is pure."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxseg import config
+from jaxseg.data import shapes
+from jaxseg.nn.layers import Norm
+from jaxseg.nn.network import Network
+from jaxseg.train import parallel, state, step
+from jaxseg.types import Batch
+from tests.tiny_encoder import TinyEncoder
+
+SIZE = (32, 64)
+
+
+def recipe(update, axis_name=None):
+    norm = Norm(axis_name)
+    network = Network(TinyEncoder(norm=norm), classes=4, embedding=4, width=0.25, norm=norm)
+    return step.Recipe(network, update, 4, config.TargetSettings(max_instances=6), "positives", axis_name)
+
+
+def batch():
+    """Four scenes: none of their objects, one, many, and a void half; devices get unequal shares of each loss."""
+    scenes = [shapes.scene(np.random.default_rng(seed), SIZE, 3) for seed in (1, 2, 3, 4)]
+    image, semantic, instance = (np.stack([getattr(s, k) for s in scenes]) for k in ("image", "semantic", "instance"))
+    semantic[0], instance[0] = 0, 0
+    instance[1] = np.where(instance[1] == 1, 1, 0)
+    semantic[3, :, :32], instance[3, :, :32] = 255, 0
+    return Batch(image, semantic, instance)
+
+
+@pytest.fixture(scope="module")
+def numbers():
+    return step.numbers(config.Losses(), np.array([0.7, 0.1, 0.1, 0.1], np.float32), 3.0)
+
+
+def test_two_devices_do_what_one_does(numbers):
+    """Losses, gradients (through SGD of rate 1) and batch statistics agree on the same global batch."""
+    update = optax.sgd(1.0)
+    begin = state.create(recipe(update).network, update, 0, SIZE)
+    results = []
+    for devices in (jax.local_devices()[:1], jax.local_devices()[:2]):
+        run = parallel.train_step(recipe(update, parallel.AXIS), devices)
+        after, scalars = run(parallel.replicate(begin, devices), parallel.shard(batch(), devices), numbers)
+        results.append((parallel.unreplicate(after), {k: float(v[0]) for k, v in scalars.items()}))
+    (one, one_scalars), (two, two_scalars) = results
+    assert len(jax.local_devices()) >= 2
+    for name, value in one_scalars.items():
+        assert value == pytest.approx(two_scalars[name], rel=1e-5, abs=1e-6), name
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * max(1, np.abs(a).max()))
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), one.params, begin.params)
+    assert max(jax.tree.leaves(moved)) > 1e-3
+
+
+def test_loss_is_the_weighted_sum_of_its_terms(numbers):
+    update = optax.sgd(0.0)
+    begin = state.create(recipe(update).network, update, 0, SIZE)
+    _, scalars = jax.jit(lambda s, b, n: step.step(s, b, n, recipe(update)))(begin, batch(), numbers)
+    expected = sum(numbers.weights[name] * scalars[name] for name in numbers.weights)
+    assert float(scalars["loss"]) == pytest.approx(float(expected), rel=1e-6)
+    assert float(scalars["semantic"]) > 0
+    assert float(scalars["attraction"]) > 0
+
+
+def test_weights_are_traced(numbers):
+    """Another weight or margin changes the loss without another compilation."""
+    update = optax.sgd(0.0)
+    begin = state.create(recipe(update).network, update, 0, SIZE)
+    run = jax.jit(lambda s, b, n: step.step(s, b, n, recipe(update))[1]["loss"])
+    first = run(begin, batch(), numbers)
+    other = numbers._replace(weights={**numbers.weights, "semantic": jnp.float32(2.0)})
+    assert float(run(begin, batch(), other)) > float(first)
+    assert run._cache_size() == 1
+
+
+def test_frozen_statistics_stay():
+    norm = Norm(frozen=True)
+    network = Network(TinyEncoder(norm=norm), classes=4, embedding=4, width=0.25, norm=norm)
+    update = optax.sgd(0.1)
+    begin = state.create(network, update, 0, SIZE)
+    settings = step.Recipe(network, update, 4, config.TargetSettings(max_instances=6))
+    numbers = step.numbers(config.Losses(), np.full(4, 0.25, np.float32), 3.0)
+    after, _ = jax.jit(lambda s, b: step.step(s, b, numbers, settings))(begin, batch())
+    for a, b in zip(jax.tree.leaves(begin.batch_stats), jax.tree.leaves(after.batch_stats), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_weight_decay_leaves_norms_and_biases():
+    update = state.optimizer(config.Optimizer(name="sgd", learning_rate=0.1, warmup=0.0, weight_decay=0.5), 10)
+    params = {"conv": {"kernel": jnp.ones((3, 3, 1, 1)), "bias": jnp.ones(1)}, "norm": {"scale": jnp.ones(4)}}
+    updates, _ = update.update(jax.tree.map(jnp.zeros_like, params), update.init(params), params)
+    assert float(jnp.abs(updates["conv"]["kernel"]).max()) == 0.0 or float(updates["conv"]["kernel"].max()) < 0
+    assert float(jnp.abs(updates["conv"]["bias"]).max()) == 0
+    assert float(jnp.abs(updates["norm"]["scale"]).max()) == 0
+
+
+@pytest.mark.parametrize(("decay", "last"), [("cosine", 0.0), ("poly", 0.0), ("constant", 1.0)])
+def test_schedule_warms_up_and_decays(decay, last):
+    rate = state.schedule(config.Optimizer(learning_rate=1.0, warmup=0.1, decay=decay), 100)
+    values = [float(rate(i)) for i in (0, 5, 10, 55, 100)]
+    assert values[0] == 0.0
+    assert values[1] == pytest.approx(0.5)
+    assert values[2] == pytest.approx(1.0)
+    assert values[4] == pytest.approx(last, abs=1e-6)
+    assert values[3] <= values[2]
