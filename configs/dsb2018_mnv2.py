@@ -3,7 +3,7 @@
 python train.py --config configs/dsb2018_mnv2.py --data.root FOLDER --workdir runs/dsb
 """
 
-from jaxseg.config import Augment, Config, Data, Grouping, Model, Optimizer, TargetSettings, Train
+from jaxseg.config import Augment, Config, Data, Grouping, Model, Optimizer, Superpixels, TargetSettings, Train
 
 config = Config(
     name="dsb2018_mnv2",
@@ -23,8 +23,9 @@ config = Config(
         ),
     ),
     model=Model(encoder="mobilenet_v2", encoder_stride=16, encoder_width=0.5, decoder_width=0.5, coordinates=16.0),
-    targets=TargetSettings(max_instances=192, radius=1.0),
-    grouping=Grouping(slots=512, center=0.6, assignment=0.5),
+    superpixels=Superpixels(size=2, compactness=2.0),
+    targets=TargetSettings(max_instances=192),
+    grouping=Grouping(slots=512, center=0.5, assignment=0.75),
     optimizer=Optimizer(learning_rate=3e-3),
-    train=Train(steps=2200, batch=8, save_every=200, picture_every=1100),
+    train=Train(steps=2600, batch=8, save_every=200, picture_every=1300),
 )
