@@ -8,12 +8,16 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import tensorstore
 from absl import logging
 
 from jaxseg import config
 from jaxseg.train.state import TrainState
 
 FOLDER = "checkpoints"
+
+ITEM = "default"
+"""Orbax's name for the only thing that a checkpoint holds."""
 
 
 class Checkpoints:
@@ -65,6 +69,8 @@ class Checkpoints:
                 f"{self._path} holds no checkpoint. Train first: python train.py --config ... --workdir ..."
             )
         wanted = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), _plain(like))
+        with _damaged(self._path / str(step)):
+            _read_through(self._path / str(step) / ITEM)
         self._compare(step, wanted)
         with _damaged(self._path / str(step)):
             found = self._manager.restore(step, args=ocp.args.StandardRestore(wanted))
@@ -93,6 +99,17 @@ def _plain(state: TrainState) -> dict[str, Any]:
 def _name(path: tuple) -> str:
     """A readable name; the optimizer's tuples are stored as lists or dicts, so that only names and indices count."""
     return "/".join(str(getattr(p, "key", getattr(p, "idx", getattr(p, "name", p)))) for p in path)
+
+
+def _read_through(folder: Path) -> None:
+    """Reads every array of a checkpoint, one after another.
+
+    Orbax reads them all at once and raises the first failure; the other reads go on and fail in its threads later, each
+    with a traceback on stderr. So a damaged file must be met here.
+    """
+    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"file://{folder}/"}).result()
+    for key in store.list().result():
+        store.read(key).result()
 
 
 @contextlib.contextmanager

@@ -198,7 +198,7 @@ def test_truncated_checkpoint_is_refused(tiny, tmp_path):
     files = [p for p in (tmp_path / "run" / "checkpoints" / "6").rglob("*") if p.is_file()]
     largest = max(files, key=lambda p: p.stat().st_size)
     largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
-    # In a process of its own: orbax leaves reads behind that fail later, in its threads.
+    # In a process of its own: reads that orbax left behind would print tracebacks until the end.
     result = command("--workdir", tmp_path / "run", script="eval.py")
     assert_refused(result, "cannot be read", "Remove that folder to go on from an earlier one")
 
