@@ -63,7 +63,8 @@ def _scenes(size: tuple[int, int], count: int, classes: int) -> tuple[np.ndarray
     from jaxseg.data import shapes
 
     scenes = [shapes.scene(np.random.default_rng(i), size, min(classes, 8)) for i in range(count)]
-    return tuple(np.stack([getattr(s, key) for s in scenes]) for key in ("image", "semantic", "instance"))  # type: ignore
+    image, semantic, instance = (np.stack([s[i] for s in scenes]) for i in range(3))
+    return image, semantic, instance
 
 
 def _stages(settings: config.Config, images: Any, labels: Any, instances: Any) -> dict[str, tuple[Callable, Callable]]:

@@ -20,7 +20,7 @@ from jaxseg.types import Batch
 AXIS = "devices"
 """Name of the mapped axis; batch normalisation reduces over it too."""
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """Options of glibc's mallopt(3)."""
 
 
@@ -38,11 +38,16 @@ def prepare_host() -> None:
 
 
 def _keep_memory() -> None:
-    """Lets glibc keep freed memory: XLA's CPU temporaries otherwise fault in anew at every step."""
+    """Lets glibc keep freed memory: XLA's CPU temporaries otherwise fault in anew at every step.
+
+    One arena for all threads, because those of single threads hand out nothing above 64 MiB: glibc maps larger blocks
+    anew each time whatever its thresholds say.
+    """
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         libc, largest = ctypes.CDLL("libc.so.6"), 2**31 - 1
         libc.mallopt(M_MMAP_THRESHOLD, largest)
         libc.mallopt(M_TRIM_THRESHOLD, largest)
+        libc.mallopt(M_ARENA_MAX, 1)
 
 
 def devices_for(batch: int) -> list[jax.Device]:

@@ -54,14 +54,15 @@ class Numbers(NamedTuple):
 def make_targets(batch: Batch, recipe: Recipe, compactness: Float[Array, ""] | float) -> Targets:
     """Superpixels and grid targets of a batch."""
     k, wanted = recipe.superpixel, recipe.targets
+    # A loop, not vmap: XLA would fuse the chain of minima into each of its three consumers and compute it three times.
+    assignment = jax.lax.map(lambda image: superpixels.assign(image, k, compactness), batch.image)
 
-    def one(image: Array, semantic: Array, instance: Array) -> Targets:
-        assignment = superpixels.assign(image, k, compactness)
+    def one(semantic: Array, instance: Array, assignment: Array) -> Targets:
         return targets.make(
             semantic, instance, assignment, k, wanted.max_instances, style=wanted.center, radius=wanted.radius
         )
 
-    return jax.vmap(one)(batch.image, batch.semantic, batch.instance)
+    return jax.vmap(one)(batch.semantic, batch.instance, assignment)
 
 
 def step(
