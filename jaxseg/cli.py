@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jaxseg import config
+from jaxseg.train import memory
 
 
 class _Parser(argparse.ArgumentParser):
@@ -73,6 +74,7 @@ def train(argv: Sequence[str]) -> None:
     if known.config is None or (known.workdir is None and not known.help):
         raise config.UserError("--config FILE and --workdir DIR are required. See --help.")
     settings = override(read_config(known.config), [*rest, *(["--help"] if known.help else [])])
+    memory.keep()
     _keep_compiled()
     from jaxseg.apps.train import train as run
     from jaxseg.train import parallel

@@ -3,10 +3,7 @@
 `jax.pmap` maps the per-device step over all devices; whatever replaces it one day replaces it here.
 """
 
-import ctypes
 import os
-import platform
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -20,9 +17,6 @@ from jaxseg.types import Batch
 AXIS = "devices"
 """Name of the mapped axis; batch normalisation reduces over it too."""
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
-"""Options of glibc's mallopt(3)."""
-
 
 def prepare_host() -> None:
     """Makes the processor cores devices, one each, where there is no accelerator. Call before any other use of JAX.
@@ -31,23 +25,9 @@ def prepare_host() -> None:
     synchronised statistics keep the result the same. A count set by the user (``JAX_NUM_CPU_DEVICES`` or XLA's flag)
     is left alone.
     """
-    _keep_memory()
     flagged = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if not flagged and "JAX_NUM_CPU_DEVICES" not in os.environ:
         jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
-
-
-def _keep_memory() -> None:
-    """Lets glibc keep freed memory: XLA's CPU temporaries otherwise fault in anew at every step.
-
-    One arena for all threads, because those of single threads hand out nothing above 64 MiB: glibc maps larger blocks
-    anew each time whatever its thresholds say.
-    """
-    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
-        libc, largest = ctypes.CDLL("libc.so.6"), 2**31 - 1
-        libc.mallopt(M_MMAP_THRESHOLD, largest)
-        libc.mallopt(M_TRIM_THRESHOLD, largest)
-        libc.mallopt(M_ARENA_MAX, 1)
 
 
 def devices_for(batch: int) -> list[jax.Device]:
