@@ -241,5 +241,6 @@ def _show(metrics: Mapping[str, Any], settings: config.Config) -> None:
         table.add_row(*row)
     table.add_section()
     table.add_row("mean", *(_percent(metrics[c]) for c in COLUMNS))
+    table.add_row("all as one class", _percent(metrics["ap_agnostic"]), _percent(metrics["ap50_agnostic"]))
     table.add_row("ceiling", *(_percent(metrics["ceiling"][c]) for c in COLUMNS))
     console.print(table)

@@ -107,7 +107,7 @@ def _read_through(folder: Path) -> None:
     Orbax reads them all at once and raises the first failure; the other reads go on and fail in its threads later, each
     with a traceback on stderr. So a damaged file must be met here.
     """
-    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"file://{folder}/"}).result()
+    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}).result()
     for key in store.list().result():
         store.read(key).result()
 
