@@ -27,5 +27,5 @@ config = Config(
     targets=TargetSettings(max_instances=192),
     grouping=Grouping(slots=512, center=0.5),
     optimizer=Optimizer(learning_rate=3e-3),
-    train=Train(steps=4000, batch=8, save_every=200, picture_every=2000),
+    train=Train(steps=3200, batch=8, save_every=200, picture_every=1600),
 )
