@@ -56,7 +56,7 @@ def geometry(frame: tuple[int, int], capacity: Capacity) -> Geometry:
         return Geometry(frame, padded, padded, k, (padded[0] // k, padded[1] // k), False)
     grid = (capacity.size[0] // k, capacity.size[1] // k)
     cell = frame[0] // grid[0]
-    if cell >= 1 and (grid[0] * cell, grid[1] * cell) == frame:
+    if 1 <= cell <= superpixels.LARGEST and (grid[0] * cell, grid[1] * cell) == frame:
         return Geometry(frame, capacity.size, frame, cell, grid, False)
     return Geometry(frame, capacity.size, capacity.size, k, grid, True)
 
@@ -127,16 +127,20 @@ def inputs(frames: UInt8[Array, "b H W 3"], plan: Geometry) -> tuple[Array, Arra
 
 
 def assign(canvas: Array, plan: Geometry, capacity: Capacity, thresholds: Thresholds) -> UInt8[Array, "H W"]:
-    """Superpixels of one canvas; pixels of the padding belong to none (`OUTSIDE`).
+    """Superpixels of one canvas; pixels of the padding belong to none (`OUTSIDE`), and no pixel to a cell in it.
 
     A canvas of more pixels than the network's input has larger cells; compactness shrinks with them, so that the same
     object gets the same superpixels at any resolution.
     """
     compactness = thresholds.compactness * (capacity.superpixel / plan.cell)
-    assignment = superpixels.assign(canvas, plan.cell, compactness)
     if plan.canvas == plan.frame or plan.resized:
-        return assignment
-    return jnp.where(_inside(plan.canvas, plan.frame), assignment, jnp.uint8(OUTSIDE))
+        return superpixels.assign(canvas, plan.cell, compactness)
+    # Cells that hold a pixel of the frame: those beyond look like its edge, and would take pixels from it.
+    reached = (_ceil(plan.frame[0], plan.cell) * plan.cell, _ceil(plan.frame[1], plan.cell) * plan.cell)
+    assignment = superpixels.assign(canvas[: reached[0], : reached[1]], plan.cell, compactness)
+    assignment = jnp.where(_inside(reached, plan.frame), assignment, jnp.uint8(OUTSIDE))
+    beyond = [(0, whole - part) for whole, part in zip(plan.canvas, reached, strict=True)]
+    return jnp.pad(assignment, beyond, constant_values=OUTSIDE)
 
 
 def _inside(size: tuple[int, int], extent: tuple[int, int]) -> Bool[Array, "H W"]:

@@ -46,6 +46,8 @@ def tiny():
         ((128, 192), Capacity(8, 4, (64, 96)), segment.Geometry((128, 192), (64, 96), (128, 192), 8, (16, 24), False)),
         # Half: superpixels of half the size.
         ((32, 48), Capacity(8, 4, (64, 96)), segment.Geometry((32, 48), (64, 96), (32, 48), 2, (16, 24), False)),
+        # So large that its cells could not be measured: superpixels at the network's size.
+        ((528, 528), Capacity(8, 4, (64, 64)), segment.Geometry((528, 528), (64, 64), (64, 64), 4, (16, 16), True)),
         # Not a multiple of the grid, or of another aspect: superpixels at the network's size, masks resized.
         ((100, 150), Capacity(8, 4, (64, 96)), segment.Geometry((100, 150), (64, 96), (64, 96), 4, (16, 24), True)),
         ((64, 192), Capacity(8, 4, (64, 96)), segment.Geometry((64, 192), (64, 96), (64, 96), 4, (16, 24), True)),
@@ -175,6 +177,22 @@ def test_padding_belongs_to_nothing():
     assert found.semantic.shape == (5, 6)
     assert found.instances.area.tolist() == [30, 0, 0, 0]
     assert found.instances.box[0].tolist() == [0, 0, 5, 6]
+
+
+def test_no_pixel_belongs_to_a_cell_of_the_padding():
+    """A bright last row and column look like the padding, which repeats them, and unlike the middles of their cells."""
+    bright = np.full((20, 36, 3), 30, np.uint8)
+    bright[-1], bright[:, -1] = 255, 255
+    capacity = Capacity(4, 4, None, 16)
+    plan = segment.geometry((20, 36), capacity)
+    _, canvases = segment.inputs(bright[None], plan)
+    assignment = segment.assign(canvases[0], plan, capacity, THRESHOLDS)
+    outputs = Outputs(jnp.tile(jnp.array([0.0, 9.0]), (8, 12, 1)), jnp.zeros((8, 12, 2)), jnp.full((8, 12), 3.0))
+    found = segment.finish(outputs, assignment, plan, capacity, THRESHOLDS)
+    assert (found.semantic == 1).all()
+    assert (found.instance == 1).all()
+    assert found.instances.area.tolist() == [720, 0, 0, 0]
+    assert (np.asarray(assignment) == segment.OUTSIDE).sum() == 32 * 48 - 720
 
 
 def test_compactness_follows_the_resolution():

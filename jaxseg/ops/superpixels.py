@@ -20,6 +20,9 @@ OWN = 4
 # Ties go to the own cell, then to vertical, horizontal and diagonal neighbors: a flip maps each group to itself.
 _ORDER = (4, 1, 7, 3, 5, 0, 2, 6, 8)
 
+LARGEST = 32
+"""Most pixels along a side of a cell whose superpixels can be measured: a column of them is one word of bits."""
+
 Scalar = float | int | Float[Array, ""]
 
 
@@ -333,8 +336,8 @@ def _columns(assignment: UInt8[Array, "H W"], size: int) -> UInt32[Array, "9 h w
 
     Everything about the shape of a superpixel follows from these few words, without a scatter over pixels.
     """
-    if size > 32:
-        raise ValueError(f"`size` must be at most 32: got {size}. Use smaller superpixels.")
+    if size > LARGEST:
+        raise ValueError(f"`size` must be at most {LARGEST}: got {size}. Use smaller superpixels.")
     view, offsets = _view(assignment, size), jnp.arange(9, dtype=jnp.uint8)[:, None, None]
     bits = (jnp.where(view[None, :, i] == offsets, jnp.uint32(1 << i), jnp.uint32(0)) for i in range(size))
     return _split(functools.reduce(jnp.bitwise_or, bits), size)
