@@ -17,19 +17,20 @@ _YIQ = np.array([[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0.211
 _RGB = np.linalg.inv(_YIQ)
 
 
-def augment(rng: np.random.Generator, example: Example, data: Data) -> Example:
+def augment(rng: np.random.Generator, example: Example, data: Data, size: tuple[int, int] | None = None) -> Example:
     """Training example of the crop's size: scale, transpose, crop, color, padding, flips, in this order.
 
     Args:
       rng: source of all randomness.
       example: of any size.
       data: settings; crop and augment are read.
+      size: (height, width) that the network sees every frame at, to which scales are relative; None for its own.
 
     Returns:
       Example of size ``data.crop``; what lies beyond the image is black, ignored, and without instances.
     """
     settings = data.augment
-    example = random_scale(rng, example, settings.scale)
+    example = random_scale(rng, example, settings.scale, size)
     if settings.transpose and rng.random() < 0.5:
         example = transpose(example)
     example = random_crop(rng, example, data.crop)
@@ -42,22 +43,25 @@ def augment(rng: np.random.Generator, example: Example, data: Data) -> Example:
     return _each(np.ascontiguousarray, example)
 
 
-def random_scale(rng: np.random.Generator, example: Example, scale: tuple[float, float]) -> Example:
+def random_scale(
+    rng: np.random.Generator, example: Example, scale: tuple[float, float], size: tuple[int, int] | None = None
+) -> Example:
     """Resizes by a factor that is uniform on a logarithmic scale.
 
     Args:
       rng: source of all randomness.
       example: of any size.
       scale: lowest and highest factor.
+      size: (height, width) at factor 1; None for the example's own.
 
     Returns:
       The resized example; its labels keep their values.
     """
     low, high = scale
     factor = float(np.exp(rng.uniform(np.log(low), np.log(high))))
-    height, width = example.semantic.shape
-    size = max(1, round(height * factor)), max(1, round(width * factor))
-    return example if size == (height, width) else resize(example, size)
+    height, width = size or example.semantic.shape
+    wanted = max(1, round(height * factor)), max(1, round(width * factor))
+    return example if wanted == example.semantic.shape else resize(example, wanted)
 
 
 def resize(example: Example, size: tuple[int, int]) -> Example:

@@ -25,6 +25,7 @@ def train_batches(
     steps: int,
     shard_index: int = 0,
     shard_count: int = 1,
+    size: tuple[int, int] | None = None,
 ) -> Iterator[Batch]:
     """Augmented training batches of the steps start_step..steps - 1.
 
@@ -41,6 +42,7 @@ def train_batches(
       steps: step to end before, counted from 0 as start_step is.
       shard_index: which shard this is, 0 to shard_count - 1.
       shard_count: number of shards.
+      size: (height, width) that the network sees every frame at; None for frames of their own size.
 
     Returns:
       Batches of batch_size / shard_count rows, of size ``data.crop``, made ahead in the background.
@@ -52,7 +54,7 @@ def train_batches(
     rows = _rows(batch_size, shard_index, shard_count)
     if not len(source):
         raise ValueError("`source` must hold at least one example: got none.")
-    stream = _stream(source, data, seed)
+    stream = _stream(source, data, seed, size)
     read = _read(stream, range(start_step, steps), rows, batch_size, data.workers)
     return (Batch(image=b["image"], semantic=b["semantic"], instance=b["instance"]) for b in read)
 
@@ -83,16 +85,18 @@ def _rows(batch_size: int, index: int, count: int) -> range:
     return range(index * size, (index + 1) * size)
 
 
-def _stream(source: Source, data: Data, seed: int) -> Any:
+def _stream(source: Source, data: Data, seed: int, size: tuple[int, int] | None) -> Any:
     """Endless augmented examples by index."""
     import grain
 
     stream = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-    return stream.random_map(partial(_augmented, data=data))
+    return stream.random_map(partial(_augmented, data=data, size=size))
 
 
-def _augmented(example: Example, rng: np.random.Generator, data: Data) -> dict[str, np.ndarray]:
-    image, semantic, instance, _ = augment(rng, example, data)
+def _augmented(
+    example: Example, rng: np.random.Generator, data: Data, size: tuple[int, int] | None
+) -> dict[str, np.ndarray]:
+    image, semantic, instance, _ = augment(rng, example, data, size)
     return {"image": image, "semantic": semantic, "instance": instance}
 
 

@@ -211,7 +211,7 @@ def _ignored_patch(rng: np.random.Generator, size: tuple[int, int]) -> Window | 
         return None
     if rng.random() < 0.5:
         return slice(size[0] - int(rng.uniform(0.05, 0.14) * size[0]), size[0]), slice(0, size[1])
-    height, width = (int(rng.uniform(0.1, 0.3) * size[0]) for _ in range(2))
+    height, width = (int(rng.uniform(0.1, 0.3) * min(size)) for _ in range(2))
     y, x = int(rng.integers(0, size[0] - height)), int(rng.integers(0, size[1] - width))
     return slice(y, y + height), slice(x, x + width)
 

@@ -152,6 +152,14 @@ def test_scale_stays_in_its_range(example):
     assert augment.random_scale(rng, example, (1.0, 1.0)) is example
 
 
+def test_scales_are_relative_to_the_size_that_the_network_sees(example):
+    rng = np.random.default_rng(0)
+    assert augment.random_scale(rng, example, (1.0, 1.0), (32, 64)).semantic.shape == (32, 64)
+    heights = [augment.random_scale(rng, example, (0.5, 2.0), (32, 64)).semantic.shape[0] for _ in range(60)]
+    assert 16 <= min(heights) < 24
+    assert 40 < max(heights) <= 64
+
+
 def test_identity_of_colors():
     np.testing.assert_allclose(augment.color_matrix(0, 1, 1, 0), np.eye(3, 4), atol=1e-12)
 
