@@ -21,9 +21,10 @@ def focal(
 
     .. math::
       -\alpha (1 - \hat{y})^\gamma \log \hat{y} \text{ where } y = 1, \quad
-      -(1 - \alpha)\, \hat{y}^\gamma \log(1 - \hat{y}) \text{ elsewhere}
+      -(1 - \alpha)\, (1 - y)^4\, \hat{y}^\gamma \log(1 - \hat{y}) \text{ elsewhere}
 
-    An element whose target confidence is below 1 is a negative, however near. Left out are ignored elements, and those
+    The factor (1 - y)^4 is 1 where targets are points or discs, as in the paper; on the flank of a Gaussian it spares
+    elements near a center. Left out are ignored elements, and those
     of a class other than background that belong to no known instance: one that found no slot, say, whose center may
     well be there.
 
@@ -42,7 +43,8 @@ def focal(
       ValueError: `normalize` is neither.
 
     References:
-      Milioto et al., ICRA 2019, eq. 5; Lin et al., Focal loss for dense object detection, 2017.
+      Milioto et al., ICRA 2019, eq. 5; Lin et al., Focal loss for dense object detection, 2017; Law and Deng,
+      CornerNet, ECCV 2018, eq. 1 (the factor).
     """
     if normalize not in NORMALIZATIONS:
         raise ValueError(f'`normalize` must be "positives" or "elements": got {normalize!r}.')
@@ -52,6 +54,6 @@ def focal(
     # Powers as exponentials of log-sigmoids: exact in both tails, and differentiable for a gamma of 0 or below 1.
     log_on, log_off = jax.nn.log_sigmoid(outputs.center), jax.nn.log_sigmoid(-outputs.center)
     loss_on = -alpha * jnp.exp(gamma * log_off) * log_on
-    loss_off = -(1 - alpha) * jnp.exp(gamma * log_on) * log_off
+    loss_off = -(1 - alpha) * (1 - targets.confidence) ** 4 * jnp.exp(gamma * log_on) * log_off
     loss = jnp.where(counted, jnp.where(positive, loss_on, loss_off), 0.0)
     return Sum(jnp.sum(loss), jnp.sum(positive if normalize == "positives" else counted, dtype=loss.dtype))

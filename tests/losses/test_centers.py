@@ -21,7 +21,8 @@ def naive_focal(outputs, targets, alpha, gamma):
         if targets.confidence[place] == 1:
             total, positives = total - alpha * (1 - prob) ** gamma * np.log(prob), positives + 1
         else:
-            total -= (1 - alpha) * prob**gamma * np.log(1 - prob)
+            spared = (1 - np.float64(targets.confidence[place])) ** 4
+            total -= (1 - alpha) * spared * prob**gamma * np.log(1 - prob)
     return total, positives, elements
 
 
@@ -46,9 +47,17 @@ def test_without_focus_it_is_half_the_binary_cross_entropy(outputs, targets):
     np.testing.assert_allclose(result.total, entropy[counted].sum() / 2, rtol=1e-5)
 
 
-def test_partial_confidence_is_negative(outputs, targets):
-    soft = targets.replace(confidence=jnp.where(targets.confidence < 1, 0.99, 1.0))
-    np.testing.assert_array_equal(*(focal(outputs, t, 0.9, 2.0).total for t in (targets, soft)))
+def test_partial_confidence_is_a_negative_that_is_spared(outputs, targets):
+    """On the flank of a Gaussian an element still counts as negative, with (1 - y)^4 of its weight."""
+    flank = jnp.where(targets.confidence < 1, 0.5, 1.0)
+    soft = targets.replace(confidence=flank)
+    total, positives, elements = naive_focal(outputs, soft, 0.3, 2.0)
+    for normalize, count in (("positives", positives), ("elements", elements)):
+        result = focal(outputs, soft, 0.3, 2.0, normalize)
+        np.testing.assert_allclose((result.total, result.count), (total, count), rtol=1e-5)
+    hard, spared = (gradient_of_focal(outputs, t, 0.3, 2.0)[1].center for t in (targets, soft))
+    np.testing.assert_allclose(spared[flank < 1], hard[flank < 1] / 16, rtol=1e-5)
+    np.testing.assert_array_equal(spared[flank == 1], hard[flank == 1])
 
 
 @pytest.mark.parametrize(("alpha", "on", "off"), [(1.0, True, False), (0.0, False, True)])
