@@ -17,6 +17,9 @@ from jaxseg.apps import files, model
 
 WARMUP = 3
 
+DIFFERENT = 8
+"""Most different frames in a benchmark; more would only take memory."""
+
 
 def benchmark(settings: config.Config, frames: int, batch: int, output: Path | None) -> dict[str, Any]:
     """Times superpixels, CNN, grouping with upsampling, and the whole program; each stage is compiled apart.
@@ -26,7 +29,7 @@ def benchmark(settings: config.Config, frames: int, batch: int, output: Path | N
 
     Args:
       settings: the run whose network and sizes are timed.
-      frames: different frames (or batches of them) to time.
+      frames: calls to time, over up to 8 different frames (or batches of them) in turn.
       batch: frames in a call.
       output: also write the figures there, as JSON.
 
@@ -37,10 +40,12 @@ def benchmark(settings: config.Config, frames: int, batch: int, output: Path | N
       UserError: the file cannot be written.
     """
     size = settings.model.size or settings.data.crop
-    images, labels, instances = _scenes(size, min(frames, 8) * batch, len(settings.data.classes))
-    stages = _stages(settings, images[:batch], labels[:batch], instances[:batch])
-    groups = [slice(i, i + batch) for i in range(0, len(images), batch)]
-    times = {name: _time(run, [prepare(images[g]) for g in groups], frames) for name, (run, prepare) in stages.items()}
+    if output:
+        files.require_file(output)
+    scenes = _scenes(size, min(frames, DIFFERENT) * batch, len(settings.data.classes))
+    groups = [[array[i : i + batch] for array in scenes] for i in range(0, len(scenes[0]), batch)]
+    stages = _stages(settings, size)
+    times = {name: _time(run, [prepare(*g) for g in groups], frames) for name, (run, prepare) in stages.items()}
     figures = {
         "config": settings.name,
         "size": list(size),
@@ -67,10 +72,10 @@ def _scenes(size: tuple[int, int], count: int, classes: int) -> tuple[np.ndarray
     return image, semantic, instance
 
 
-def _stages(settings: config.Config, images: Any, labels: Any, instances: Any) -> dict[str, tuple[Callable, Callable]]:
-    """Name to (compiled function, what turns a batch of frames into its argument)."""
+def _stages(settings: config.Config, size: tuple[int, int]) -> dict[str, tuple[Callable, Callable]]:
+    """Name to (compiled function, what turns a batch of frames and their two label maps into its argument)."""
     capacity, thresholds = model.capacity(settings), model.thresholds(settings)
-    plan = segment.geometry(images.shape[1:3], capacity)
+    plan = segment.geometry(size, capacity)
     network = model.network(settings)
     variables = _variables(settings)
     classes = len(settings.data.classes) + 1
@@ -86,16 +91,15 @@ def _stages(settings: config.Config, images: Any, labels: Any, instances: Any) -
     def finish(pair: Any) -> Any:
         return jax.vmap(lambda o, a: segment.finish(o, a, plan, capacity, thresholds))(*pair)
 
+    def frames_only(frames: Any, *_: Any) -> Any:
+        return jax.device_put(frames)
+
     forward = jax.jit(lambda v, f: network.apply(v, f, train=False))
-    oracle = jax.jit(jax.vmap(perfect))(images, labels, instances)
     return {
-        "superpixels": (jax.jit(superpixels), jax.device_put),
-        "cnn": (
-            lambda f: forward(variables, f),
-            jax.device_put,
-        ),
-        "grouping": (jax.jit(finish), lambda _: oracle),
-        "whole": (lambda f: segment.jitted(network, variables, f, capacity, thresholds), jax.device_put),
+        "superpixels": (jax.jit(superpixels), frames_only),
+        "cnn": (lambda f: forward(variables, f), frames_only),
+        "grouping": (jax.jit(finish), jax.jit(jax.vmap(perfect))),
+        "whole": (lambda f: segment.jitted(network, variables, f, capacity, thresholds), frames_only),
     }
 
 

@@ -69,6 +69,8 @@ def study(
     """
     from jaxseg.data import prepare
 
+    if output:
+        files.require_file(output)
     source = prepare.source(settings.data, "train")
     chosen = np.linspace(0, len(source) - 1, min(images, len(source))).round().astype(int)
     leaks: dict[tuple[int, float], np.ndarray] = {(k, c): np.zeros(3) for k in sizes for c in compactness}
