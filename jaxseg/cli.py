@@ -31,7 +31,9 @@ def guarded(command: Callable[[Sequence[str]], int | None], argv: Sequence[str] 
         print(f"jaxseg: {' '.join(str(error).split())}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
-        print("jaxseg: interrupted. Give the same command again to go on from the last checkpoint.", file=sys.stderr)
+        print(
+            "jaxseg: interrupted. Give the command again; training goes on from its last checkpoint.", file=sys.stderr
+        )
         status = 130
     sys.stdout.flush()
     sys.exit(status)
@@ -87,7 +89,7 @@ def evaluate(argv: Sequence[str]) -> None:
     """``--workdir DIR [--split val] [--data.root ELSEWHERE] [--output DIR]``."""
     parser = _Parser("eval", description="Measures a trained network: a table, metrics.json, report.html.")
     parser.add_argument("--workdir", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--split", choices=("train", "val"), default="val")
+    parser.add_argument("--split", choices=("train", "val", "test"), default="val")
     parser.add_argument("--output", type=Path, help="where results go (default: DIR/SPLIT)")
     known, rest = parser.parse_known_args(argv)
     _keep_compiled()
@@ -134,7 +136,7 @@ def benchmark(argv: Sequence[str]) -> None:
     parser = _Parser("jaxseg benchmark", description="Times Table I's columns on generated frames.")
     parser.add_argument("--config", type=Path, required=True, help="a file that defines config = Config(...)")
     parser.add_argument("--json", type=Path, help="also write the figures there")
-    parser.add_argument("--frames", type=int, default=50, help="different frames to time")
+    parser.add_argument("--frames", type=int, default=50, help="calls to time")
     parser.add_argument("--batch", type=int, default=1, help="frames in a call")
     known, rest = parser.parse_known_args(argv)
     if known.frames < 1 or known.batch < 1:

@@ -137,6 +137,7 @@ class Data:
         )
         _check("background" not in self.classes, "`data.classes` must not name background: it is class 0 already.")
         _range(self.workers, "data.workers", 0)
+        _range(self.seed, "data.seed", 0, 2**32 - 1)
 
 
 @dataclass(frozen=True)
@@ -175,6 +176,12 @@ class Model:
             _check(getattr(self, name) > 0, f"`model.{name}` must be positive: got {getattr(self, name):g}.")
         _range(self.embedding, "model.embedding", 1 if not self.coordinates else 2)
         _range(self.coordinates, "model.coordinates", 0)
+        blocks = self.encoder_blocks
+        _check(
+            self.encoder != "darknet53" or len(blocks) in (0, 5),
+            f"`model.encoder_blocks` of darknet53 are 5 numbers, one a stage: got {len(blocks)}.",
+        )
+        _range(min(blocks, default=1), "model.encoder_blocks", 1)
         prior = self.center_prior
         _check(0 < prior < 1, f"`model.center_prior` is a probability between 0 and 1: got {prior:g}.")
         if self.size is not None:
@@ -381,6 +388,7 @@ class Config:
     train: Train = field(default_factory=Train)
 
     def __post_init__(self) -> None:
+        _range(self.seed, "seed", 0, 2**32 - 1)
         k, stride = self.superpixels.size, self.model.encoder_stride
         _check(
             k <= stride,
@@ -390,6 +398,11 @@ class Config:
         _check(
             height % stride == 0 and width % stride == 0,
             f"`data.crop` must be a multiple of the encoder's stride {stride}: got {height} x {width}.",
+        )
+        h, w = height // k, width // k
+        _check(
+            2 * h * w * (h + w) < 2**31,
+            f"`data.crop` must be smaller, or `superpixels.size` larger: {h} x {w} elements overflow 32-bit sums.",
         )
 
 
@@ -429,7 +442,7 @@ def from_json(text: str, source: str = "config.json") -> Config:
     """Reads what `to_json` wrote.
 
     Raises:
-      UserError: not JSON, a setting that this version does not know, or a value out of range.
+      UserError: not JSON, a setting that this version does not know, one that is missing, or a value out of range.
     """
     try:
         return _build(Config, json.loads(text), "")
@@ -441,8 +454,9 @@ def from_json(text: str, source: str = "config.json") -> Config:
 
 def _build(cls: type, values: dict[str, Any], prefix: str) -> Any:
     hints = get_type_hints(cls)
-    unknown = sorted(set(values) - set(hints))
+    unknown, missing = sorted(set(values) - set(hints)), sorted(set(hints) - set(values))
     _check(not unknown, f"unknown setting `{prefix}{unknown[0] if unknown else ''}`.")
+    _check(not missing, f"no setting `{prefix}{missing[0] if missing else ''}`.")
     return cls(**{name: _convert(hints[name], value, f"{prefix}{name}") for name, value in values.items()})
 
 

@@ -68,13 +68,19 @@ def make(
     )
 
 
+def fits(grid: tuple[int, int]) -> bool:
+    """Whether sums over a grid of (h, w) elements stay within 32 bits, as exact centers need."""
+    h, w = grid
+    return 2 * h * w * (h + w) < 2**31
+
+
 def _check(shape: tuple[int, ...], size: int, slots: int, style: str) -> None:
     h, w = superpixels.grid_shape(shape, size)
     if not 1 <= slots < _IDS:
         raise ValueError(f"`slots` must be in 1 to {_IDS - 1}: got {slots}.")
     if style not in STYLES:
         raise ValueError(f'`style` must be "point", "disc" or "gaussian": got {style!r}.')
-    if 2 * h * w * (h + w) >= 2**31:
+    if not fits((h, w)):
         raise ValueError(f"the grid must fit 32-bit sums: got {h} x {w} elements. Use a larger `size`.")
 
 

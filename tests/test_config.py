@@ -25,6 +25,17 @@ def test_json_is_the_inverse():
             lambda: config.Model(size=(500, 1024)),
             "`model.size` must be a multiple of the encoder's stride 16: got 500 x 1024.",
         ),
+        (
+            lambda: config.Model(encoder="darknet53", encoder_blocks=(1, 1)),
+            "`model.encoder_blocks` of darknet53 are 5 numbers, one a stage: got 2.",
+        ),
+        (lambda: config.Config(seed=-1), "`seed` must be in 0..4.29497e+09: got -1."),
+        (
+            lambda: config.Config(
+                data=config.Data(crop=(1024, 1024)), superpixels=config.Superpixels(size=1), model=config.Model()
+            ),
+            "`data.crop` must be smaller, or `superpixels.size` larger: 1024 x 1024 elements overflow 32-bit sums.",
+        ),
     ],
 )
 def test_values_are_checked(build, message):
@@ -39,6 +50,12 @@ def test_stored_config_of_another_version_is_refused():
         config.UserError, match=r"config.json is not a config of this version: unknown setting `optimizer.clap`"
     ):
         config.from_json(text)
+
+
+def test_a_stored_config_that_lacks_a_setting_is_refused():
+    """Defaults in place of lost settings would build another network without a word."""
+    with pytest.raises(config.UserError, match=r"is not a config of this version: no setting `data`"):
+        config.from_json("{}")
 
 
 def test_differences_and_what_they_mean():

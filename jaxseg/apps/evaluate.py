@@ -22,7 +22,7 @@ from jaxseg.metrics import instance, semantic
 from jaxseg.types import IGNORED, Capacity, ClassList, Segmentation, Thresholds
 
 EXAMPLES = 8
-"""Pictures of the report: the worst images, by the share of their objects that are found."""
+"""Pictures of the report: the worst images, by F1 of their objects at IoU 0.5."""
 
 
 @dataclass
@@ -93,7 +93,7 @@ def evaluate(workdir: Path, settings: config.Config, split: str, output: Path) -
     Args:
       workdir: folder of the run.
       settings: its config, with overrides.
-      split: "train" or "val".
+      split: "train", "val" or "test".
       output: folder for metrics.json and report.html.
 
     Returns:
@@ -113,8 +113,9 @@ def evaluate(workdir: Path, settings: config.Config, split: str, output: Path) -
     for example in track(examples, f"evaluate {split}", len(source), console=Console(stderr=True)):
         found = jax.device_get(trained(example.image))
         pictures.add(example, found, score.add(found, example))
-        perfect = _through_grid(example[:3], model.capacity(settings), len(trained.classes), limits)
-        ceiling.add(jax.device_get(perfect), example)
+        if targets.fits(segment.geometry(example.semantic.shape, model.capacity(settings)).grid):
+            perfect = _through_grid(example[:3], model.capacity(settings), len(trained.classes), limits)
+            ceiling.add(jax.device_get(perfect), example)
     metrics = {"split": split, "step": trained.step, **score.metrics(trained.classes)}
     metrics["ceiling"] = ceiling.metrics(trained.classes)
     ordered = {name: metrics[name] for name in ("ap", "ap50", "iou")} | metrics
@@ -153,7 +154,7 @@ def _through_grid(
 
 
 class _Worst:
-    """Keeps the examples with the smallest share of correct objects."""
+    """Keeps the examples with the smallest F1 at IoU 0.5; a prediction on ignored ground is neither right nor wrong."""
 
     def __init__(self, classes: ClassList) -> None:
         self._classes = classes
@@ -162,7 +163,8 @@ class _Worst:
 
     def add(self, example: Example, found: Segmentation, matches: instance.ImageMatches) -> None:
         hits = int(matches.by_class.matched[0].sum())
-        truths, predictions = len(matches.truth_class), len(matches.class_id)
+        truths = len(matches.truth_class)
+        predictions = len(matches.class_id) - int(matches.by_class.ignored[0].sum())
         quality = 2 * hits / max(truths + predictions, 1) if truths + predictions else 1.0
         caption = f"{hits} of {truths} objects found at IoU 0.5, {predictions - hits} predictions without an object"
         self._seen += 1
@@ -202,7 +204,7 @@ def _summary(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("mean IoU of the classes with instances", _percent(metrics["iou"])),
         ("class-agnostic AP / AP50", f"{_percent(metrics['ap_agnostic'])} / {_percent(metrics['ap50_agnostic'])}"),
         ("ceiling AP / AP50 / IoU", " / ".join(_percent(top[c]) for c in COLUMNS)),
-        ("images", str(metrics["images"])),
+        ("images / in the ceiling", f"{metrics['images']} / {top['images']}"),
         ("centers beyond capacity", str(metrics["lost"])),
     ]
 
@@ -211,16 +213,21 @@ def _overlays(folder: Path, examples: list[report.Example]) -> None:
     """The report's pictures as files: truth on the left, prediction on the right."""
     from PIL import Image
 
-    folder.mkdir(exist_ok=True)
+    files.require_writable(folder)
+    for earlier in folder.glob("*.png"):
+        earlier.unlink()
     for example in examples:
         pair = visualize.side_by_side([example.truth, example.prediction], ("ground truth", "prediction"))
-        Image.fromarray(pair).save(folder / f"{Path(example.name).name}.png")
+        path = folder / f"{Path(example.name).name}.png"
+        with files.writing(path):
+            Image.fromarray(pair).save(path)
 
 
 def _report(path: Path, settings: config.Config, metrics: Mapping[str, Any], examples: list[report.Example]) -> None:
     notes = [
         "AP is COCO's over all areas, with as many detections an image as the capacity; figures are percent.",
-        "The ceiling is the truth pushed through grid, grouping and upsampling: what a perfect network would score.",
+        "The ceiling is the truth pushed through grid, grouping and upsampling: what a perfect network would score. "
+        "Images whose grid is too large for exact targets are left out of it.",
         f"Grouping: confidence {settings.grouping.center:g}, assignment radius {settings.grouping.assignment:g}, "
         f"duplicate radius {settings.grouping.duplicate:g}, superpixels of {settings.superpixels.size}.",
     ]

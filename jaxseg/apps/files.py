@@ -1,7 +1,9 @@
 """Writing results: one line for what cannot be written, before anything is computed or lost."""
 
+import contextlib
 import json
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +24,41 @@ def require_writable(folder: Path) -> None:
         raise config.UserError(f"{folder} cannot be written: {error.strerror}. Choose another folder.") from error
 
 
+def require_file(path: Path) -> None:
+    """Creates the folder of a file that is to be written later.
+
+    Raises:
+      UserError: the folder cannot be written, or the path is a folder itself.
+    """
+    if path.is_dir() or not path.name:
+        raise config.UserError(f"{path} is a folder. Name a file in it.")
+    require_writable(path.parent)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns what the system says of a file that cannot be written (a full disk, say) into one line.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise config.UserError(f"{path} cannot be written: {error.strerror or error}. Make room for it.") from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a file in one piece: one that is there is replaced once the new one is complete.
 
     Raises:
       UserError: it cannot be written.
     """
-    require_writable(path.parent)
+    require_file(path)
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)
+    with writing(path):
+        partial.write_text(text)
+        partial.replace(path)
 
 
 def write_json(path: Path, values: Any) -> None:

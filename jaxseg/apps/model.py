@@ -110,7 +110,7 @@ def read_config(workdir: Path) -> config.Config:
         raise config.UserError(
             f"{workdir} is not a work directory: it has no {CONFIG}. Train first, or give another path."
         )
-    return config.from_json(file.read_text(), str(file))
+    return config.from_json(file.read_text(errors="replace"), str(file))
 
 
 def template(module: Any, settings: config.Config) -> states.TrainState:

@@ -31,35 +31,35 @@ def predict(workdir: Path, inputs: Sequence[str], output: Path) -> int:
     Raises:
       UserError: no usable run, no input at all, or a folder that cannot be written.
     """
-    paths = list(_paths(inputs))
+    found = [(text, _paths(text)) for text in inputs]
+    remedy = "Give an image, a folder of images or a glob."
+    problems = [f"{text} holds no image. {remedy}" for text, its in found if not its]
+    paths = [path for _, its in found for path in its]
+    if not paths:
+        raise config.UserError(problems[0])
     trained = model.load(workdir)
     files.require_writable(output)
-    failed = 0
     console = Console(stderr=True)
     for path, name in track(list(zip(paths, _names(paths), strict=True)), "predict", console=console):
         try:
             frame = read_image(path)
         except config.UserError as error:
-            console.print(f"jaxseg: {error}", markup=False, highlight=False, soft_wrap=True)
-            failed += 1
+            problems.append(str(error))
             continue
         write(output, name, frame, jax.device_get(trained(frame)), trained.classes)
-    return 2 if failed else 0
+    for problem in problems:
+        console.print(f"jaxseg: {problem}", markup=False, highlight=False, soft_wrap=True)
+    return 2 if problems else 0
 
 
-def _paths(inputs: Sequence[str]) -> Iterator[Path]:
-    """Files that the inputs name, in order; a file that is missing is reported when it is read."""
-    for text in inputs:
-        path = Path(text)
-        if path.is_dir():
-            found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-        elif any(c in text for c in "*?["):
-            found = [Path(p) for p in sorted(glob.glob(text, recursive=True)) if Path(p).is_file()]
-        else:
-            found = [path]
-        if not found:
-            raise config.UserError(f"{text} holds no image. Give an image, a folder of images or a glob.")
-        yield from found
+def _paths(text: str) -> list[Path]:
+    """Files that one input names, in order; a file that is missing is reported when it is read."""
+    path = Path(text)
+    if path.is_dir():
+        return sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+    if any(c in text for c in "*?[") and not path.is_file():
+        return [Path(p) for p in sorted(glob.glob(text, recursive=True)) if Path(p).is_file()]
+    return [path]
 
 
 def _names(paths: Sequence[Path]) -> Iterator[str]:
@@ -92,9 +92,8 @@ def read_image(path: Path) -> np.ndarray:
         with Image.open(path) as opened:
             opened.load()
             image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I") or image.mode == "F":
-                values = np.asarray(image, np.float32)
-                image = Image.fromarray(np.clip(values / (257 if values.max() > 255 else 1), 0, 255).astype(np.uint8))
+            if image.mode.startswith("I"):
+                image = Image.fromarray(np.clip((np.asarray(image, np.int64) + 128) // 257, 0, 255).astype(np.uint8))
             return np.asarray(image.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise config.UserError(f"{path} cannot be read as an image: {error}. Replace or remove it.") from error
@@ -109,13 +108,17 @@ def write(output: Path, name: str, frame: np.ndarray, found: Segmentation, class
       frame: (H, W, 3) uint8 RGB.
       found: host arrays of the same size.
       classes: names for the overlay and the list.
+
+    Raises:
+      UserError: a file cannot be written.
     """
     from PIL import Image
 
     overlay = visualize.overlay(frame, found.semantic, found.instance, found.instances, classes.names)
-    Image.fromarray(overlay).save(output / f"{name}_overlay.png")
-    Image.fromarray(np.asarray(found.semantic)).save(output / f"{name}_semantic.png")
-    Image.fromarray(np.asarray(found.instance)).save(output / f"{name}_instance.png")
+    for kind, picture in (("overlay", overlay), ("semantic", found.semantic), ("instance", found.instance)):
+        path = output / f"{name}_{kind}.png"
+        with files.writing(path):
+            Image.fromarray(np.asarray(picture)).save(path)
     document = {
         "height": frame.shape[0],
         "width": frame.shape[1],

@@ -1,5 +1,6 @@
 """Training: a config and a work directory in, checkpoints and logs out; resumes what the directory holds."""
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -34,14 +35,16 @@ def train(settings: config.Config, workdir: Path) -> state.TrainState:
     from jaxseg.data import pipeline, prepare
 
     console = Console(stderr=True, soft_wrap=True, highlight=False)
+    network = model.network(settings, parallel.AXIS)
     files.require_writable(workdir)
+    settings = _absolute(settings)
     resumed = _compare(settings, workdir, console)
     source = prepare.source(settings.data, "train")
     frequencies = _frequencies(workdir, source, len(settings.data.classes) + 1, resumed)
     files.write_text(workdir / model.CONFIG, config.to_json(settings))
     update = state.optimizer(settings.optimizer, settings.train.steps)
     recipe = step.Recipe(
-        network=model.network(settings, parallel.AXIS),
+        network=network,
         update=update,
         superpixel=settings.superpixels.size,
         targets=settings.targets,
@@ -54,9 +57,9 @@ def train(settings: config.Config, workdir: Path) -> state.TrainState:
     _announce(console, settings, begin, len(source))
 
     def batches(start: int) -> Iterator[Batch]:
-        train_settings = settings.train
+        train_settings, size = settings.train, settings.model.size
         return pipeline.train_batches(
-            source, settings.data, train_settings.batch, settings.seed, start, train_settings.steps, 0, 1
+            source, settings.data, train_settings.batch, settings.seed, start, train_settings.steps, size=size
         )
 
     return loop.run(
@@ -69,6 +72,12 @@ def train(settings: config.Config, workdir: Path) -> state.TrainState:
         state.schedule(settings.optimizer, settings.train.steps),
         _pictures(settings),
     )
+
+
+def _absolute(settings: config.Config) -> config.Config:
+    """With the data's folders as absolute paths, so that later commands find them from anywhere."""
+    root, cache = (str(Path(f).expanduser().absolute()) if f else f for f in (settings.data.root, settings.data.cache))
+    return dataclasses.replace(settings, data=dataclasses.replace(settings.data, root=root, cache=cache))
 
 
 def _announce(console: Console, settings: config.Config, begin: state.TrainState, examples: int) -> None:
@@ -84,13 +93,17 @@ def _compare(settings: config.Config, workdir: Path, console: Console) -> bool:
 
     A run that never came to its first checkpoint binds nothing: it may have failed for the very settings that changed.
     """
-    stored = workdir / model.CONFIG
-    if not stored.is_file() or not (workdir / FOLDER).is_dir():
+    if not (workdir / FOLDER).is_dir():
         return False
     with Checkpoints(workdir, read_only=True) as checkpoints:
         if checkpoints.latest() is None:
             return False
-    changed = config.differences(config.from_json(stored.read_text(), str(stored)), settings)
+    if not (workdir / model.CONFIG).is_file():
+        raise config.UserError(
+            f"{workdir} holds checkpoints of a run without its {model.CONFIG}. "
+            "Restore that file, or give another --workdir."
+        )
+    changed = config.differences(model.read_config(workdir), settings)
     for name, (old, new) in changed.items():
         console.print(f"{name}: was {old}, now {new}", markup=False)
     refused = sorted(name for name in changed if config.changes_meaning(name))
@@ -110,7 +123,12 @@ def _frequencies(workdir: Path, source: Source, classes: int, resumed: bool) -> 
     if not (resumed and stored.is_file()):
         counts = prepare.class_frequencies(source, classes)
         files.write_json(stored, {"pixels": [int(n) for n in counts]})
-    pixels = np.asarray(json.loads(stored.read_text())["pixels"], np.float64)
+    try:
+        pixels = np.asarray(json.loads(stored.read_text(errors="replace"))["pixels"], np.float64)
+    except (ValueError, KeyError, TypeError):
+        pixels = np.zeros(0)
+    if pixels.shape != (classes,):
+        raise config.UserError(f"{stored} is damaged. Remove it: the classes are counted again.")
     return (pixels / max(pixels.sum(), 1)).astype(np.float32)
 
 

@@ -134,7 +134,7 @@ def class_frequencies(source: Source, classes: int) -> np.ndarray:
     beyond = np.flatnonzero(counts[classes:IGNORED])
     if beyond.size:
         raise UserError(
-            f"The data holds class {classes + beyond[0]}, but only {classes} are named. Name it in --data.classes."
+            f"The data holds class {classes + beyond[0]}, but --data.classes names 1 to {classes - 1}. Name it there."
         )
     return counts[:classes]
 
@@ -176,8 +176,6 @@ def _folder(data: Data, root: Path) -> "tfds.core.DatasetBuilder":
 
 def _write(builder: "tfds.core.DatasetBuilder", data: Data) -> None:
     """Into a temporary folder, renamed when it is complete."""
-    console = Console(stderr=True, soft_wrap=True)
-    console.print(f"preparing {data.root or data.builder} in {builder.data_path}")
     builder.progress = _progress
     try:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -186,6 +184,7 @@ def _write(builder: "tfds.core.DatasetBuilder", data: Data) -> None:
         # Two runs may prepare the same data at once; whoever comes second finds it done.
         if not builder.data_path.exists():
             raise
+    Console(stderr=True, soft_wrap=True).print(f"prepared {data.root or data.builder} in {builder.data_path}")
 
 
 def _progress(items: Any, total: int, description: str) -> Iterator[Any]:

@@ -2,7 +2,9 @@
 
 import importlib
 import math
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -49,10 +51,12 @@ def _imported(path: str) -> type[nn.Module]:
     if not colon:
         names = ", ".join(ENCODERS)
         raise ValueError(f'`encoder` must be one of {names}, or an import path "package.module:Class": got {path!r}.')
+    if str(Path.cwd()) not in sys.path:  # a console script does not look there, a Python script beside it does
+        sys.path.append(str(Path.cwd()))
     try:
         found = getattr(importlib.import_module(module), kind)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"`encoder` {path!r} cannot be imported: {error}.") from error
+    except Exception as error:  # a module of the user's may fail in any way
+        raise ValueError(f"`encoder` {path!r} cannot be imported: {type(error).__name__}: {error}.") from error
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise ValueError(f"`encoder` must be a class of flax.linen modules: got {path!r}, which is {found!r}.")
     return found

@@ -61,13 +61,14 @@ def run(
         for i, batch in zip(range(start, settings.steps), batches(start), strict=False):
             replicated, scalars = update(replicated, parallel.shard(batch, devices), numbers)
             done = i + 1
-            if done % settings.log_every == 0 or done == settings.steps:
+            saves = done % settings.save_every == 0 or done == settings.steps
+            if done % settings.log_every == 0 or saves:
                 values = {name: float(value[0]) for name, value in scalars.items()}
                 _require_finite(values, done)
                 _write(writer, values | {"learning_rate": float(rate(i)), "images_per_second": display.rate}, done)
                 display.show(values, done)
             display.advance()
-            if done % settings.save_every == 0 or done == settings.steps:
+            if saves:
                 checkpoints.save(parallel.unreplicate(replicated))
             if pictures and settings.picture_every and (done % settings.picture_every == 0 or done == settings.steps):
                 for name, picture in pictures(parallel.unreplicate(replicated)).items():
@@ -80,7 +81,8 @@ def _require_finite(values: Mapping[str, float], step: int) -> None:
     odd = [name for name, value in values.items() if not math.isfinite(value)]
     if odd:
         raise config.UserError(
-            f"`{odd[0]}` is {values[odd[0]]} at step {step}. Lower --optimizer.learning-rate or --optimizer.clip."
+            f"`{odd[0]}` is {values[odd[0]]} at step {step}. "
+            "Lower --optimizer.learning-rate or --optimizer.clip, in another --workdir."
         )
 
 

@@ -179,6 +179,43 @@ def test_workdir_that_cannot_be_written_is_refused(tmp_path, tiny):
     assert_refused(result, str(tmp_path / "file" / "run"), "cannot be written")
 
 
+def test_checkpoints_without_their_config_are_not_overwritten(tiny, tmp_path):
+    import shutil
+
+    file, workdir = tiny
+    shutil.copytree(workdir, tmp_path / "run")
+    (tmp_path / "run" / "config.json").unlink()
+    with pytest.raises(config.UserError, match=r"holds checkpoints of a run without its config\.json"):
+        cli.train(["--config", str(file), "--workdir", str(tmp_path / "run")])
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe{", b'{"pixels": [1]}', b"[]"])
+def test_damaged_files_of_a_run_are_named(content, tiny, tmp_path):
+    import shutil
+
+    file, workdir = tiny
+    shutil.copytree(workdir, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "6")
+    (tmp_path / "run" / "class_frequencies.json").write_bytes(content)
+    with pytest.raises(config.UserError, match=r"class_frequencies\.json is damaged\. Remove it"):
+        cli.train(["--config", str(file), "--workdir", str(tmp_path / "run")])
+    (tmp_path / "run" / "config.json").write_bytes(content)
+    with pytest.raises(config.UserError, match=r"config\.json is not a config of this version"):
+        model.load(tmp_path / "run")
+
+
+def test_a_misspelt_encoder_is_refused_before_anything_is_prepared(tiny, tmp_path):
+    argv = ["--config", str(tiny[0]), "--workdir", str(tmp_path / "run"), "--data.cache", str(tmp_path / "cache")]
+    with pytest.raises(config.UserError, match=r"--model\.encoder: .* got 'mobilnet'"):
+        cli.train([*argv, "--model.encoder", "mobilnet"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_split_that_the_data_lacks_is_refused(tiny):
+    with pytest.raises(config.UserError, match="has no split test, only"):
+        cli.evaluate(["--workdir", str(tiny[1]), "--split", "test"])
+
+
 def test_checkpoint_of_another_network_is_refused(tiny, tmp_path):
     import shutil
 
@@ -222,6 +259,25 @@ def test_unreadable_image_is_reported_and_the_others_are_written(content, tiny, 
     assert len(list((tmp_path / "out").iterdir())) == 4
 
 
+def test_inputs_that_hold_nothing_are_reported_and_the_others_are_written(tiny, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    picture = tmp_path / "a[1].png"  # not a glob: there is a file of that name
+    Image.fromarray(np.zeros((45, 70, 3), np.uint8)).save(picture)
+    argv = ["--model", str(tiny[1]), str(tmp_path / "empty"), str(picture), "--output", str(tmp_path / "out")]
+    assert cli.predict(argv) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("jaxseg:")]
+    assert len(lines) == 1
+    assert f"{tmp_path / 'empty'} holds no image" in lines[0]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir())[0] == "a[1].json"
+
+
+def test_a_result_that_cannot_be_written_is_named(tiny, tmp_path):
+    Image.fromarray(np.zeros((45, 70, 3), np.uint8)).save(tmp_path / "x.png")
+    (tmp_path / "out" / "x_overlay.png").mkdir(parents=True)
+    with pytest.raises(config.UserError, match=r"x_overlay\.png cannot be written: Is a directory"):
+        cli.predict(["--model", str(tiny[1]), str(tmp_path / "x.png"), "--output", str(tmp_path / "out")])
+
+
 def folder_data(root, semantic_value=1000, label_size=(32, 64)):
     """A data folder of two images in each split."""
     for split in ("train", "val"):
@@ -244,12 +300,14 @@ def test_a_folder_of_ones_own_trains(tmp_path, tiny):
     folder_data(tmp_path / "data")
     train_on(tmp_path / "data", tmp_path, tiny)
     assert model.load(tmp_path / "run").step == 1
+    assert Path(model.read_config(tmp_path / "run").data.root).is_absolute()
 
 
 def test_bad_data_is_refused(tmp_path, tiny):
     folder_data(tmp_path / "unknown", semantic_value=7000)
-    with pytest.raises(config.UserError, match=r"0\.png.*7"):
-        train_on(tmp_path / "unknown", tmp_path, tiny)
+    argv = ["--config", str(tiny[0]), "--workdir", str(tmp_path / "run"), "--data.builder", "folder"]
+    argv += ["--data.root", str(tmp_path / "unknown"), "--data.classes", "disc"]
+    assert_refused(command(*argv, script="train.py"), "0.png holds 7000", "class 7 of 1 to 1")
     folder_data(tmp_path / "sizes", label_size=(30, 64))
     with pytest.raises(config.UserError, match=r"0\.png.*30"):
         train_on(tmp_path / "sizes", tmp_path, tiny)

@@ -153,7 +153,11 @@ def test_finds_encoders_by_name_and_by_import_path():
     ("name", "fields", "message"),
     [
         ("resnet", {}, "`encoder` must be one of darknet53, mobilenet_v2, or an import path"),
-        ("no_such_package.module:Class", {}, "`encoder` 'no_such_package.module:Class' cannot be imported: No module"),
+        (
+            "no_such_package.module:Class",
+            {},
+            "`encoder` 'no_such_package.module:Class' cannot be imported: ModuleNotFoundError: No module",
+        ),
         ("jaxseg.nn.network:Nothing", {}, "cannot be imported: .*Nothing"),
         (":Class", {}, "`encoder` ':Class' cannot be imported"),
         (
