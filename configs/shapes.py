@@ -19,5 +19,5 @@ config = Config(
     ),
     grouping=Grouping(slots=32),
     optimizer=Optimizer(learning_rate=4e-3),
-    train=Train(steps=2000, batch=8, save_every=400, picture_every=1000),
+    train=Train(steps=1800, batch=8, save_every=300, picture_every=900),
 )
