@@ -400,6 +400,7 @@ class Config:
             f"`data.crop` must be a multiple of the encoder's stride {stride}: got {height} x {width}.",
         )
         h, w = height // k, width // k
+        # The limit of `targets.fits`, which this file may not import.
         _check(
             2 * h * w * (h + w) < 2**31,
             f"`data.crop` must be smaller, or `superpixels.size` larger: {h} x {w} elements overflow 32-bit sums.",

@@ -52,6 +52,20 @@ def test_stored_config_of_another_version_is_refused():
         config.from_json(text)
 
 
+def test_a_crop_that_is_accepted_fits_its_targets():
+    """The limit stands in two files, of which one may not import the other; it lies between 812 and 813, squared."""
+    from jaxseg import targets
+
+    for side, accepted in ((800, True), (816, False)):
+        build = {"data": config.Data(crop=(side, side)), "superpixels": config.Superpixels(size=1)}
+        assert targets.fits((side, side)) == accepted
+        if accepted:
+            config.Config(**build)
+        else:
+            with pytest.raises(config.UserError, match="overflow 32-bit sums"):
+                config.Config(**build)
+
+
 def test_a_stored_config_that_lacks_a_setting_is_refused():
     """Defaults in place of lost settings would build another network without a word."""
     with pytest.raises(config.UserError, match=r"is not a config of this version: no setting `data`"):

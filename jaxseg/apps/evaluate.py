@@ -122,7 +122,8 @@ def evaluate(workdir: Path, settings: config.Config, split: str, output: Path) -
     files.write_json(output / "metrics.json", ordered)
     worst = list(pictures.rows())
     _overlays(output / "overlays", worst)
-    _report(output / "report.html", settings, ordered, worst)
+    with files.writing(output / "report.html"):
+        _report(output / "report.html", settings, ordered, worst)
     _show(ordered, settings)
     return ordered
 

@@ -33,23 +33,24 @@ def predict(workdir: Path, inputs: Sequence[str], output: Path) -> int:
     """
     found = [(text, _paths(text)) for text in inputs]
     remedy = "Give an image, a folder of images or a glob."
-    problems = [f"{text} holds no image. {remedy}" for text, its in found if not its]
+    empty = [f"{text} holds no image. {remedy}" for text, its in found if not its]
     paths = [path for _, its in found for path in its]
     if not paths:
-        raise config.UserError(problems[0])
+        raise config.UserError(empty[0])
     trained = model.load(workdir)
     files.require_writable(output)
-    console = Console(stderr=True)
+    failed, console = len(empty), Console(stderr=True, soft_wrap=True, highlight=False)
+    for problem in empty:
+        console.print(f"jaxseg: {problem}", markup=False)
     for path, name in track(list(zip(paths, _names(paths), strict=True)), "predict", console=console):
         try:
             frame = read_image(path)
         except config.UserError as error:
-            problems.append(str(error))
+            console.print(f"jaxseg: {error}", markup=False)
+            failed += 1
             continue
         write(output, name, frame, jax.device_get(trained(frame)), trained.classes)
-    for problem in problems:
-        console.print(f"jaxseg: {problem}", markup=False, highlight=False, soft_wrap=True)
-    return 2 if problems else 0
+    return 2 if failed else 0
 
 
 def _paths(text: str) -> list[Path]:

@@ -78,8 +78,11 @@ class ShapesConfig(tfds.core.BuilderConfig):
 class Shapes(_Builder):
     """Street-like scenes; a scene is a function of seed, split and index alone."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES: ClassVar = {"1.0.0": "First release. Any change of what is drawn is a new version."}
+    VERSION = tfds.core.Version("1.0.1")
+    RELEASE_NOTES: ClassVar = {
+        "1.0.0": "First release. Any change of what is drawn is a new version.",
+        "1.0.1": "Ignored patches of scenes that are taller than wide fit their width.",
+    }
     BUILDER_CONFIGS: ClassVar = [ShapesConfig(name="default")]
 
     def _info(self) -> tfds.core.DatasetInfo:

@@ -24,9 +24,8 @@ def focal(
       -(1 - \alpha)\, (1 - y)^4\, \hat{y}^\gamma \log(1 - \hat{y}) \text{ elsewhere}
 
     The factor (1 - y)^4 is 1 where targets are points or discs, as in the paper; on the flank of a Gaussian it spares
-    elements near a center. Left out are ignored elements, and those
-    of a class other than background that belong to no known instance: one that found no slot, say, whose center may
-    well be there.
+    elements near a center. Left out are ignored elements, and those of a class other than background that belong to no
+    known instance: one that found no slot, say, whose center may well be there.
 
     Args:
       outputs: center logits (h, w); the other heads are not read.
