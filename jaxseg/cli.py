@@ -28,7 +28,8 @@ def guarded(command: Callable[[Sequence[str]], int | None], argv: Sequence[str] 
     try:
         status = command(sys.argv[1:] if argv is None else argv) or 0
     except config.UserError as error:
-        print(f"jaxseg: {' '.join(str(error).split())}", file=sys.stderr)
+        line = "".join(c if c.isprintable() else "?" for c in " ".join(str(error).split()))
+        print(f"jaxseg: {line}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
         print(
@@ -49,6 +50,7 @@ def _dispatch(argv: Sequence[str]) -> int | None:
         "train": (train, "train a network, or go on training it"),
         "eval": (evaluate, "measure a trained network and write a report"),
         "predict": (predict, "segment images, folders or globs"),
+        "data": (data, "prepare, check or show a data set"),
         "superpixels": (superpixels, "under-segmentation error by superpixel size and compactness"),
         "benchmark": (benchmark, "time every stage of inference on this hardware"),
     }
@@ -111,6 +113,51 @@ def predict(argv: Sequence[str]) -> int:
     from jaxseg.apps import predict as app
 
     return app.predict(known.model, known.inputs, known.output)
+
+
+def data(argv: Sequence[str]) -> None:
+    """``prepare|check|show --config FILE [--section.setting value ...]``."""
+    commands = ("prepare", "check", "show")
+    if not argv or argv[0] in ("-h", "--help"):
+        print(
+            "usage: jaxseg data prepare|check|show --config FILE [--section.setting value ...]\n\n"
+            "  prepare    stores a data set the way training reads it\n"
+            "  check      opens every file, says what is wrong and what it holds\n"
+            "  show       writes a page of labels, augmented images and targets"
+        )
+        if not argv:
+            raise config.UserError("give prepare, check or show. See jaxseg data --help.")
+        return
+    if argv[0] not in commands:
+        raise config.UserError(
+            f"unknown command data {argv[0]!r}{_suggest(argv[0], commands)}. See jaxseg data --help."
+        )
+    parser = _Parser(f"jaxseg data {argv[0]}")
+    parser.add_argument("--config", type=Path, required=True, help="a file that defines config = Config(...)")
+    if argv[0] == "check":
+        parser.add_argument("--images", type=int, default=500, help="most images to count vanishing objects on")
+        parser.add_argument("--json", type=Path, help="also write the figures there")
+    if argv[0] == "show":
+        parser.add_argument("--split", choices=("train", "val", "test"), default="train")
+        parser.add_argument("--images", type=int, default=12, help="most images to show")
+        parser.add_argument("--output", type=Path, required=True, help="HTML file")
+    known, rest = parser.parse_known_args(argv[1:])
+    if getattr(known, "images", 1) < 1:
+        raise config.UserError("--images must be at least 1.")
+    settings = override(read_config(known.config), rest)
+    _keep_compiled()
+    if argv[0] == "prepare":
+        from jaxseg.apps import prepare as prepare_app
+
+        prepare_app.prepare(settings)
+    elif argv[0] == "check":
+        from jaxseg.apps import check as check_app
+
+        check_app.check(settings, known.images, known.json)
+    else:
+        from jaxseg.apps import show as show_app
+
+        show_app.show(settings, known.split, known.images, known.output)
 
 
 def superpixels(argv: Sequence[str]) -> None:

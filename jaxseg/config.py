@@ -57,7 +57,8 @@ class Folder:
 
     Attributes:
       divisor: what a pixel value is divided by to get its class id.
-      zero_is_instance: whether n = 0 is an object (Cityscapes counts from 0) or marks a region without instances.
+      zero_is_instance: whether n = 0 is an object (Cityscapes counts from 0). If not, it is the only n of a class
+        without instances, and a group of objects that nobody told apart (ignored) in a class with instances.
       ignored: raw pixel values that no loss and no metric counts.
     """
 
@@ -70,12 +71,46 @@ class Folder:
 
 
 @dataclass(frozen=True)
+class Cityscapes:
+    """Cityscapes as it is published: the folders leftImg8bit and gtFine, or the zips that hold them.
+
+    Attributes:
+      size: (height, width) that images and training labels are stored at, pixels; published are 1024 x 2048.
+      coarse: whether the coarsely labelled train_extra images are training images too.
+    """
+
+    size: tuple[int, int] = (512, 1024)
+    coarse: bool = False
+
+    def __post_init__(self) -> None:
+        _size(self.size, "data.cityscapes.size")
+
+
+@dataclass(frozen=True)
+class Coco:
+    """COCO annotations with their images.
+
+    Attributes:
+      annotations: "instances" (polygons or RLE), or "panoptic" (JSON and PNGs, stuff included).
+      train: annotation file, from the data's root; empty to find it by its usual names.
+      val: the same; images of a lone annotation file are split by a hash of their names.
+      test: the same.
+    """
+
+    annotations: Literal["instances", "panoptic"] = "instances"
+    train: str = ""
+    val: str = ""
+    test: str = ""
+
+
+@dataclass(frozen=True)
 class Augment:
     """Random changes of training examples.
 
     Attributes:
       scale: range of the resize factor before cropping.
       flip_horizontal: mirror left and right half of the time.
+      flip_pairs: pairs of classes that mirroring left and right turns into one another ("left hand", "right hand").
       flip_vertical: mirror top and bottom half of the time.
       transpose: swap the axes half of the time (with both flips: all eight symmetries).
       brightness: largest shift, as a fraction of the full range.
@@ -86,6 +121,7 @@ class Augment:
 
     scale: tuple[float, float] = (1.0, 1.0)
     flip_horizontal: bool = True
+    flip_pairs: tuple[tuple[str, str], ...] = ()
     flip_vertical: bool = False
     transpose: bool = False
     brightness: float = 0.0
@@ -101,43 +137,87 @@ class Augment:
         _range(self.hue, "data.augment.hue", 0, 0.5)
 
 
+Problem = Literal["missing", "unreadable", "label", "size", "class", "duplicate", "empty", "crowded"]
+"""Kinds of what may be wrong with a data set; see `Data.accept`."""
+
+
 @dataclass(frozen=True)
 class Data:
     """Where examples come from.
 
     Attributes:
-      builder: "shapes" (generated), "folder" (your own), "cityscapes".
+      builder: "shapes" (generated), "folder" (your own), "cityscapes", "coco".
       root: folder of the data set; unused by "shapes".
-      classes: names of the classes that have instances; class ids count from 1 in this order, 0 is background.
+      classes: names of the classes to learn; class ids count from 1 in this order, 0 is background. Empty for those
+        that the data set lists. Classes of the data set that are left out are background.
+      stuff: classes without instances, beside those that the data set itself calls so.
+      colors: RGB of each class, in pictures; empty for those of the data set.
+      accept: what may be wrong with the data. Images that are "missing" or "unreadable", or whose "label" is wrong or
+        of another "size", are then left out; pixels of an unknown "class" are ignored; a picture that two splits share
+        ("duplicate"), a split without instances ("empty") and more instances in a crop than ``max_instances``
+        ("crowded") are taken as they are. Anything else that is wrong stops before training.
       cache: where prepared data is kept; empty for the user's cache folder.
       seed: seed of generated scenes.
       crop: (height, width) of training examples, pixels.
       shapes: settings of that builder.
       folder: settings of that builder.
+      cityscapes: settings of that builder.
+      coco: settings of that builder.
       augment: random changes of training examples.
       workers: processes that read and augment ahead; 0 does it in a thread.
     """
 
-    builder: Literal["shapes", "folder", "cityscapes"] = "shapes"
+    builder: Literal["shapes", "folder", "cityscapes", "coco"] = "shapes"
     root: str = ""
-    classes: tuple[str, ...] = ("object",)
+    classes: tuple[str, ...] = ()
+    stuff: tuple[str, ...] = ()
+    colors: tuple[tuple[int, int, int], ...] = ()
+    accept: tuple[Problem, ...] = ()
     cache: str = ""
     seed: int = 0
     crop: tuple[int, int] = (128, 256)
     shapes: Shapes = field(default_factory=Shapes)
     folder: Folder = field(default_factory=Folder)
+    cityscapes: Cityscapes = field(default_factory=Cityscapes)
+    coco: Coco = field(default_factory=Coco)
     augment: Augment = field(default_factory=Augment)
     workers: int = 0
 
     def __post_init__(self) -> None:
         _size(self.crop, "data.crop")
-        _check(1 <= len(self.classes) <= 254, f"`data.classes` must name 1 to 254 classes: got {len(self.classes)}.")
+        check_classes(self.classes, self.stuff, self.colors)
+        pairs = [name for pair in self.augment.flip_pairs for name in pair]
+        _check(len(set(pairs)) == len(pairs), "`data.augment.flip_pairs` names a class twice. Pair each at most once.")
+        unknown = [name for name in (*pairs, *self.stuff) if self.classes and name not in self.classes]
         _check(
-            len(set(self.classes)) == len(self.classes), "`data.classes` names a class twice. Give each its own name."
+            not unknown,
+            f"`data.classes` does not name {', '.join(unknown)} of `data.stuff` or `data.augment.flip_pairs`. Add it.",
         )
-        _check("background" not in self.classes, "`data.classes` must not name background: it is class 0 already.")
         _range(self.workers, "data.workers", 0)
         _range(self.seed, "data.seed", 0, 2**32 - 1)
+
+
+def check_classes(
+    names: tuple[str, ...], stuff: tuple[str, ...] = (), colors: tuple[tuple[int, int, int], ...] = ()
+) -> None:
+    """Refuses a class list that cannot be one; an empty list leaves it to the data set.
+
+    Raises:
+      UserError: too many classes, one named twice or like background, none with instances, or not a color for each.
+    """
+    _check(len(names) <= 254, f"`data.classes` must name at most 254 classes: got {len(names)}.")
+    _check(len(set(names)) == len(names), "`data.classes` names a class twice. Give each its own name.")
+    _check("background" not in names, "`data.classes` must not name background: it is class 0 already.")
+    _check("" not in names, "`data.classes` holds an empty name. Give each class a name.")
+    _check(not names or bool(set(names) - set(stuff)), "`data.classes` must name a class that has instances.")
+    _check(
+        len(colors) in (0, len(names)),
+        f"`data.colors` must be one a class: got {len(colors)} for {len(names)} classes.",
+    )
+    _check(
+        all(len(rgb) == 3 and 0 <= min(rgb) and max(rgb) <= 255 for rgb in colors),
+        "`data.colors` are red, green and blue, each 0 to 255.",
+    )
 
 
 @dataclass(frozen=True)
@@ -410,8 +490,8 @@ class Config:
 MEANING = ("seed", "data", "model", "superpixels", "targets", "losses", "optimizer")
 """Sections that change what a run is; a run is not resumed with others. Within ``train`` these are steps and batch."""
 
-FREE = frozenset({"data.root", "data.cache", "data.workers"})
-"""Settings inside those sections that may differ all the same: they say where things are, not what they are."""
+FREE = frozenset({"data.root", "data.cache", "data.workers", "data.colors"})
+"""Settings inside those sections that may differ all the same: they say where things are and how they look."""
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -465,7 +545,11 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return _build(hint, value, f"{name}.")  # type: ignore[arg-type]
     if isinstance(value, list):
-        return tuple(value)
+        return _tuple(value)
     if get_origin(hint) is Literal:
         _check(value in get_args(hint), f"`{name}` must be one of {', '.join(map(str, get_args(hint)))}: got {value}.")
     return value
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(map(_tuple, value)) if isinstance(value, list) else value

@@ -4,6 +4,7 @@
 for any head.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -166,7 +167,9 @@ class Groups(NamedTuple):
     score: Float[Array, " n"]
 
 
-def group(outputs: Outputs, inside: Bool[Array, "h w"], slots: int, thresholds: Thresholds) -> Groups:
+def group(
+    outputs: Outputs, inside: Bool[Array, "h w"], slots: int, thresholds: Thresholds, stuff: tuple[int, ...] = ()
+) -> Groups:
     """Clusters the elements of one image around the predicted centers (section III-B).
 
     Args:
@@ -174,19 +177,25 @@ def group(outputs: Outputs, inside: Bool[Array, "h w"], slots: int, thresholds: 
       inside: elements that lie on the frame; the others are background.
       slots: most objects.
       thresholds: confidence and the two radii.
+      stuff: ids of classes whose elements belong to no object.
     """
     probability = jax.nn.softmax(outputs.semantic)
     classes = jnp.where(inside, jnp.argmax(outputs.semantic, axis=-1), 0)
-    peaks = clustering.peaks(jax.nn.sigmoid(outputs.center), classes, slots, thresholds.center)
+    things = jnp.where(_is_stuff(classes, stuff), 0, classes)
+    peaks = clustering.peaks(jax.nn.sigmoid(outputs.center), things, slots, thresholds.center)
     embedding = outputs.embedding[peaks.element[:, 0], peaks.element[:, 1]]
     keep = clustering.duplicates(embedding, peaks.class_id, peaks.valid, thresholds.duplicate)
     order = jnp.argsort(~keep, stable=True)
     peaks, embedding = jax.tree.map(lambda x: x[order] if x.ndim else x, (peaks, embedding))
     peaks = peaks.replace(valid=keep[order])
-    ids = clustering.assign(outputs.embedding, classes, embedding, peaks.class_id, peaks.valid, thresholds.assignment)
+    ids = clustering.assign(outputs.embedding, things, embedding, peaks.class_id, peaks.valid, thresholds.assignment)
     own = jnp.take_along_axis(probability, classes[..., None], axis=-1)[..., 0]
     count, total = _sums(ids, slots, jnp.stack([jnp.ones_like(own), own], axis=-1)).T
     return Groups(classes, ids, peaks, embedding, peaks.score * total / jnp.maximum(count, 1))
+
+
+def _is_stuff(classes: Int[Array, "h w"], stuff: tuple[int, ...]) -> Bool[Array, "h w"]:
+    return functools.reduce(jnp.logical_or, [classes == i for i in stuff], jnp.zeros(classes.shape, bool))
 
 
 def _sums(ids: Int[Array, "h w"], slots: int, values: Float[Array, "h w v"]) -> Float[Array, "n v"]:
@@ -210,7 +219,7 @@ def finish(
       thresholds: numbers of the grouping.
     """
     on_frame = (_ceil(plan.frame[0], plan.cell), _ceil(plan.frame[1], plan.cell)) if not plan.resized else plan.grid
-    groups = group(outputs, _inside(plan.grid, on_frame), capacity.slots, thresholds)
+    groups = group(outputs, _inside(plan.grid, on_frame), capacity.slots, thresholds, capacity.stuff)
     packed = groups.classes.astype(jnp.int32) * (1 << 16) + groups.ids
     pixels = superpixels.upsample(packed, assignment, plan.cell)
     if plan.resized:

@@ -24,8 +24,8 @@ def make(
 ) -> Targets:
     """Targets on the grid: each element takes the labels at its superpixel's center of mass.
 
-    An instance that found no slot (the highest ids go first) has no center; its elements keep their class, which is
-    how the center loss knows to leave them out. Background and ignored elements have no instance.
+    An instance that found no slot (the highest ids go first) has no center; its elements keep their class, and are
+    marked so that the center loss leaves them out. Background, stuff and ignored elements have no instance.
 
     Args:
       semantic: class ids; 0 is background, 255 is ignored.
@@ -53,12 +53,14 @@ def make(
     on_grid = jnp.sum(present, dtype=jnp.int32)
     # Slots in the order of the ids. A table over all ids spares a sort; `present[0]` is off, so that 0 stays 0.
     slot = jnp.cumsum(present, dtype=jnp.int32)[ids] * (ids > 0)
-    slot = jnp.where(slot > slots, 0, slot)
+    unknown = slot > slots
+    slot = jnp.where(unknown, 0, slot)
     valid = jnp.arange(slots) < on_grid
     center = jnp.where(valid[:, None], _centers(slot, slots), 0)
     return Targets(
         semantic=labels,
         instance=slot,
+        unknown=unknown,
         confidence=_confidence(slot, center, style, radius),
         center=center,
         class_id=jnp.where(valid, labels[center[:, 0], center[:, 1]], 0).astype(jnp.uint8),

@@ -23,7 +23,7 @@ class Batch:
     Attributes:
       image: RGB.
       semantic: class ids; 255 is ignored (void, crowd, group, padding).
-      instance: 0 is none; any other value names one object of the image; ids need not be contiguous.
+      instance: 0 is none (background, stuff, ignored); any other value names one object; ids need not be contiguous.
     """
 
     image: UInt8[Array, "*b H W 3"]
@@ -53,6 +53,7 @@ class Targets:
     Attributes:
       semantic: class ids, 255 where ignored.
       instance: 0 none or ignored, otherwise 1..n.
+      unknown: elements of an instance that found no row: whether they are a center is not known.
       confidence: target of the center head, in [0, 1]; 1 at least at each instance's center.
       center: grid position (y, x) of each instance's center: its element nearest to its center of mass.
       class_id: class of each instance; 0 in unused rows.
@@ -63,6 +64,7 @@ class Targets:
 
     semantic: UInt8[Array, "*b h w"]
     instance: Int[Array, "*b h w"]
+    unknown: Bool[Array, "*b h w"]
     confidence: Float[Array, "*b h w"]
     center: Int[Array, "*b n 2"]
     class_id: UInt8[Array, "*b n"]
@@ -159,33 +161,51 @@ class Capacity:
       superpixel: size k of a grid element, in pixels of the network's input.
       size: the network's (height, width), or None to run at the frame's own size, padded to ``stride``.
       stride: what native sizes are padded to a multiple of (the encoder's largest stride).
+      stuff: ids of classes without instances, which are predicted but not grouped.
     """
 
     slots: int = 128
     superpixel: int = 4
     size: tuple[int, int] | None = None
     stride: int = 32
+    stuff: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassList:
-    """Names of the classes; position is the class id. Id 0 is background; all others have instances.
+    """The classes of a data set; position is the class id. Id 0 is background.
+
+    Things have instances, stuff (road, sky) has none. The semantic head predicts both; only things are grouped.
 
     Attributes:
       names: "background" first.
+      stuff: ids of the classes without instances, background left out, ascending.
+      colors: RGB of each class, 0..255; empty for those of `visualize.palette`.
     """
 
     names: tuple[str, ...]
+    stuff: tuple[int, ...] = ()
+    colors: tuple[tuple[int, int, int], ...] = ()
 
     @classmethod
-    def of(cls, things: tuple[str, ...]) -> "ClassList":
-        """The list with background put before the names of the classes that have instances."""
-        return cls(("background", *things))
+    def of(
+        cls, names: tuple[str, ...], stuff: tuple[str, ...] = (), colors: tuple[tuple[int, int, int], ...] = ()
+    ) -> "ClassList":
+        """The list with background put first.
+
+        Args:
+          names: classes from id 1 on.
+          stuff: those of them that have no instances.
+          colors: RGB of each of them, or none; background is given nearly black.
+        """
+        everything = ("background", *names)
+        ids = tuple(i for i, name in enumerate(everything) if name in stuff)
+        return cls(everything, ids, ((24, 24, 24), *colors) if colors else ())
 
     @property
     def things(self) -> Mapping[int, str]:
         """Class id to name, of the classes that have instances."""
-        return {i: name for i, name in enumerate(self.names) if i > 0}
+        return {i: name for i, name in enumerate(self.names) if i > 0 and i not in self.stuff}
 
     def __len__(self) -> int:
         return len(self.names)

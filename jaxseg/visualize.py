@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Integer, UInt8
 
-from jaxseg.types import IGNORED, Instances
+from jaxseg.types import IGNORED, ClassList, Instances
 
 GOLDEN = 0.6180339887498949
 """Hues this far apart on the color circle never come close to repeating soon."""
@@ -48,6 +48,14 @@ def palette(n: int) -> UInt8[np.ndarray, "n 3"]:
     return colors
 
 
+def class_colors(classes: ClassList | None = None) -> UInt8[np.ndarray, "256 3"]:
+    """Color of every class id: the list's own, and those of the palette beyond it."""
+    colors = palette(256)
+    if classes is not None and classes.colors:
+        colors[: len(classes.colors)] = classes.colors
+    return colors
+
+
 def _rgb(
     hue: Float[np.ndarray, "*n"], saturation: Float[np.ndarray, "*n"], value: Float[np.ndarray, "*n"]
 ) -> UInt8[np.ndarray, "*n 3"]:
@@ -62,26 +70,29 @@ def overlay(
     semantic: UInt8[np.ndarray | Array, "H W"],
     instance: Integer[np.ndarray | Array, "H W"],
     instances: Instances | None = None,
-    class_names: Sequence[str] = (),
+    classes: ClassList | None = None,
     *,
     alpha: float = 0.4,
     by_class: bool = False,
     labels: bool = True,
+    ids: bool = False,
 ) -> UInt8[np.ndarray, "H W 3"]:
     """The image with each object in a color of its own, outlined and named; ignored pixels are hatched gray.
 
-    Neighbors get clearly different colors. Objects that a tracker has named keep the color of their track instead.
+    Stuff is tinted in the color of its class. Neighbors get clearly different colors. Objects that a tracker has
+    named keep the color of their track instead.
 
     Args:
       image: RGB.
       semantic: class ids; 255 is ignored.
       instance: 0, or the id of the object; contiguous or not.
       instances: the objects, row i for id i + 1; None for a ground truth, whose classes are read from ``semantic``.
-      class_names: position is the class id; without them there is no text.
+      classes: names, colors, and which classes are stuff; without it there is no text, and no stuff.
       alpha: opacity of the fill, in [0, 1].
-      by_class: one color a class (that of ``semantic_colors``) in place of one an object.
+      by_class: one color a class (that of `class_colors`) in place of one an object.
       labels: whether to write class names and scores: only on objects they fit, never on more than 40 objects or on
         images under 160 pixels.
+      ids: whether to write the id of each object behind its class.
 
     Raises:
       ValueError: the maps differ in shape from the image.
@@ -92,14 +103,19 @@ def overlay(
             f"`semantic` and `instance` must have the image's shape: got {semantic.shape} and {instance.shape} with "
             f"{image.shape[:2]}."
         )
-    ids, index = _contiguous(np.where(semantic == IGNORED, 0, instance))
-    class_id = _classes(ids, index, semantic, instances)
-    colors = palette(256)[class_id] if by_class else _object_colors(ids, index, instances)
-    picture = _hatched(_filled(image, index, colors, alpha), semantic == IGNORED)
+    present, index = _contiguous(np.where(semantic == IGNORED, 0, instance))
+    class_id = _classes(present, index, semantic, instances)
+    colors = class_colors(classes)[class_id] if by_class else _object_colors(present, index, instances)
+    picture = _filled(image, index, colors, alpha)
+    if classes is not None and classes.stuff:
+        stuff = (np.isin(semantic, classes.stuff) & (index == 0))[..., None]
+        picture = np.where(stuff, semantic_colors(semantic, image, alpha=alpha, classes=classes), picture)
+    picture = _hatched(picture, semantic == IGNORED)
     picture = _outlined(picture, index, colors, max(1, round(min(index.shape) / 300)))
-    if not labels or not class_names or len(ids) - 1 > CROWDED or min(index.shape) < SMALL:
+    if not labels or classes is None or len(present) - 1 > CROWDED or min(index.shape) < SMALL:
         return picture
-    return _named(picture, index, _texts(ids, class_id, instances, class_names))
+    texts = _texts(present, class_id, instances, classes.names)
+    return _named(picture, index, [f"{t} #{i}" for t, i in zip(texts, present, strict=True)] if ids else texts)
 
 
 def _contiguous(instance: Integer[np.ndarray, "H W"]) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, "H W"]]:
@@ -263,16 +279,18 @@ def semantic_colors(
     image: UInt8[np.ndarray | Array, "H W 3"] | None = None,
     *,
     alpha: float = 0.6,
+    classes: ClassList | None = None,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Every class in the color that ``palette`` gives it; ignored pixels are hatched gray.
+    """Every class in its color; ignored pixels are hatched gray.
 
     Args:
       semantic: class ids; 255 is ignored.
       image: what to lay the colors over; None shows them alone.
       alpha: their opacity over the image, in [0, 1].
+      classes: whose colors; those of ``palette`` without it.
     """
     semantic = np.asarray(semantic)
-    colors = palette(256)[np.where(semantic == IGNORED, 0, semantic)]
+    colors = class_colors(classes)[np.where(semantic == IGNORED, 0, semantic)]
     if image is not None:
         colors = np.rint((1.0 - alpha) * np.asarray(image) + alpha * colors).astype(np.uint8)
     return _hatched(colors, semantic == IGNORED)

@@ -14,7 +14,7 @@ from jaxseg.ops import superpixels
 from jaxseg.types import IGNORED, Outputs
 
 SIZE, H, W, SLOTS = 2, 6, 8, 6
-FIELDS = ("semantic", "instance", "confidence", "center", "class_id", "valid", "vanished", "overflow")
+FIELDS = ("semantic", "instance", "unknown", "confidence", "center", "class_id", "valid", "vanished", "overflow")
 BACKGROUND = np.zeros((SIZE * H, SIZE * W), np.uint8)
 OWN = np.full_like(BACKGROUND, 4)
 make = jax.jit(targets.make, static_argnames=("size", "slots", "style"))
@@ -110,7 +110,8 @@ def naive_targets(semantic, instance, assignment, slots, style, radius):
             bell = np.exp(-(distance**2) / (2 * (radius / 2) ** 2))
             confidence[e] = {"point": distance == 0, "disc": distance <= radius, "gaussian": bell}[style]
     vanished = len(set(instance.ravel().tolist()) - {0} - set(on_grid))
-    return labels, slot, confidence, center, class_id, valid, vanished, max(len(on_grid) - slots, 0)
+    unknown = np.isin(ids, on_grid[slots:])
+    return labels, slot, unknown, confidence, center, class_id, valid, vanished, max(len(on_grid) - slots, 0)
 
 
 @pytest.mark.parametrize("style", targets.STYLES)

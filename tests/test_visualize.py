@@ -5,9 +5,9 @@ import pytest
 from skimage.color import rgb2lab
 
 from jaxseg import visualize
-from jaxseg.types import Instances
+from jaxseg.types import ClassList, Instances
 
-NAMES = ("background", "person", "car")
+NAMES = ClassList(("background", "person", "car"))
 
 
 def _instances(class_id, score=0.5, track_id=0):

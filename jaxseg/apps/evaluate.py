@@ -17,7 +17,7 @@ from rich.table import Table
 
 from jaxseg import config, segment, targets, visualize
 from jaxseg.apps import files, model, report
-from jaxseg.data import Example
+from jaxseg.data import Example, Label
 from jaxseg.metrics import instance, semantic
 from jaxseg.types import IGNORED, Capacity, ClassList, Segmentation, Thresholds
 
@@ -43,12 +43,13 @@ class Score:
     def __post_init__(self) -> None:
         self.confusion = semantic.Confusion.empty(self.classes)
 
-    def add(self, found: Segmentation, example: Example) -> instance.ImageMatches:
-        """Counts one image."""
-        rows = found.instances
-        self.confusion = self.confusion + semantic.Confusion.of(found.semantic, example.semantic, self.classes)
+    def add(self, found: Segmentation, truth: Label) -> instance.ImageMatches:
+        """Counts one image, at the label's size."""
+        rows, size = found.instances, truth.semantic.shape
+        predicted = enlarged(Label(found.semantic, found.instance), size)
+        self.confusion = self.confusion + semantic.Confusion.of(predicted.semantic, truth.semantic, self.classes)
         matches = instance.matches(
-            found.instance, rows.class_id, rows.score, rows.valid, example.instance, example.semantic
+            predicted.instance, rows.class_id, rows.score, rows.valid, truth.instance, truth.semantic
         )
         self.precision = self.precision + instance.AveragePrecision.of(matches)
         self.lost += int(found.lost)
@@ -65,8 +66,10 @@ class Score:
                 "iou": _number(iou[i]),
                 "truths": int(values["truths_class"][i]),
                 "predictions": int(values["predictions_class"][i]),
+                "thing": i in classes.things,
             }
-            for i, name in classes.things.items()
+            for i, name in enumerate(classes.names)
+            if i > 0
         }
         means = ("ap", "ap50", "ar", "recall50", "ap_agnostic", "ap50_agnostic")
         return {
@@ -82,13 +85,23 @@ class Score:
         }
 
 
+def enlarged(label: Label, size: tuple[int, ...]) -> Label:
+    """Maps at another size, each pixel from the nearest; the same maps where the size is theirs."""
+    if label.semantic.shape == size:
+        return label
+    rows, columns = (
+        ((np.arange(size[axis]) + 0.5) * label.semantic.shape[axis] / size[axis]).astype(np.int64) for axis in range(2)
+    )
+    return Label(*(np.asarray(array)[rows[:, None], columns] for array in label))
+
+
 def _number(value: Any) -> float | None:
     """JSON has no NaN: a class without truth is null."""
     return None if math.isnan(float(value)) else float(value)
 
 
 def evaluate(workdir: Path, settings: config.Config, split: str, output: Path) -> dict[str, Any]:
-    """Measures a trained network on a split, at the labels' own resolution.
+    """Measures a trained network on a split, at the labels' published size.
 
     Args:
       workdir: folder of the run.
@@ -105,17 +118,18 @@ def evaluate(workdir: Path, settings: config.Config, split: str, output: Path) -
     from jaxseg.data import pipeline, prepare
 
     trained = model.load(workdir, settings)
-    source = prepare.source(settings.data, split)
+    source = prepare.source(settings.data, split, full=True)
     files.require_writable(output)
     score, ceiling = Score(len(trained.classes)), Score(len(trained.classes))
     pictures, limits = _Worst(trained.classes), jax.tree.map(np.float32, model.thresholds(settings))
     examples = pipeline.val_examples(source)
     for example in track(examples, f"evaluate {split}", len(source), console=Console(stderr=True)):
         found = jax.device_get(trained(example.image))
-        pictures.add(example, found, score.add(found, example))
+        truth = example.full or Label(example.semantic, example.instance)
+        pictures.add(example, found, score.add(found, truth))
         if targets.fits(segment.geometry(example.semantic.shape, model.capacity(settings)).grid):
             perfect = _through_grid(example[:3], model.capacity(settings), len(trained.classes), limits)
-            ceiling.add(jax.device_get(perfect), example)
+            ceiling.add(jax.device_get(perfect), truth)
     metrics = {"split": split, "step": trained.step, **score.metrics(trained.classes)}
     metrics["ceiling"] = ceiling.metrics(trained.classes)
     ordered = {name: metrics[name] for name in ("ap", "ap50", "iou")} | metrics
@@ -174,11 +188,13 @@ class _Worst:
         del self._kept[EXAMPLES:]
 
     def rows(self) -> Iterator[report.Example]:
-        names = self._classes.names
         for _, _, (example, found, caption) in self._kept:
-            truth = visualize.overlay(example.image, example.semantic, example.instance, None, names)
-            prediction = visualize.overlay(example.image, found.semantic, found.instance, found.instances, names)
-            yield report.Example(example.name, truth, prediction, caption)
+            truth = visualize.overlay(example.image, example.semantic, example.instance, None, self._classes)
+            prediction = visualize.overlay(
+                example.image, found.semantic, found.instance, found.instances, self._classes
+            )
+            pictures = {"Ground truth": truth, "Prediction": prediction}
+            yield report.Example(example.name, pictures, caption)
 
 
 def _percent(value: float | None) -> str:
@@ -186,13 +202,19 @@ def _percent(value: float | None) -> str:
 
 
 COLUMNS = ("ap", "ap50", "iou")
-HEADER = ("class", "AP", "AP50", "IoU", "objects", "predictions")
+HEADER = ("class", "kind", "AP", "AP50", "IoU", "objects", "predictions")
 
 
 def _rows(metrics: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Name, AP, AP50, IoU in percent and the two counts, a row a class."""
+    """Name, whether it has instances, AP, AP50, IoU in percent and the two counts, a row a class."""
     return [
-        (name, *(_percent(row[c]) for c in COLUMNS), str(row["truths"]), str(row["predictions"]))
+        (
+            name,
+            "thing" if row["thing"] else "stuff",
+            *(_percent(row[c]) for c in COLUMNS),
+            str(row["truths"]),
+            str(row["predictions"]),
+        )
         for name, row in metrics["classes"].items()
     ]
 
@@ -202,7 +224,7 @@ def _summary(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         ("AP", _percent(metrics["ap"])),
         ("AP50", _percent(metrics["ap50"])),
-        ("mean IoU of the classes with instances", _percent(metrics["iou"])),
+        ("mean IoU of the classes", _percent(metrics["iou"])),
         ("class-agnostic AP / AP50", f"{_percent(metrics['ap_agnostic'])} / {_percent(metrics['ap50_agnostic'])}"),
         ("ceiling AP / AP50 / IoU", " / ".join(_percent(top[c]) for c in COLUMNS)),
         ("images / in the ceiling", f"{metrics['images']} / {top['images']}"),
@@ -218,8 +240,8 @@ def _overlays(folder: Path, examples: list[report.Example]) -> None:
     for earlier in folder.glob("*.png"):
         earlier.unlink()
     for example in examples:
-        pair = visualize.side_by_side([example.truth, example.prediction], ("ground truth", "prediction"))
-        path = folder / f"{Path(example.name).name}.png"
+        pair = visualize.side_by_side(list(example.pictures.values()), list(example.pictures))
+        path = folder / f"{files.as_name(example.name)}.png"
         with files.writing(path):
             Image.fromarray(pair).save(path)
 
@@ -237,6 +259,10 @@ def _report(path: Path, settings: config.Config, metrics: Mapping[str, Any], exa
         title=f"{settings.name}: {metrics['split']} at step {metrics['step']}",
         summary=_summary(metrics),
         per_class=[dict(zip(HEADER, row, strict=True)) for row in _rows(metrics)],
+        colors=[
+            report.css(visualize.class_colors(model.class_list(settings))[i + 1])
+            for i in range(len(settings.data.classes))
+        ],
         notes=notes,
         examples=examples,
     )
@@ -248,7 +274,7 @@ def _show(metrics: Mapping[str, Any], settings: config.Config) -> None:
     for row in _rows(metrics):
         table.add_row(*row)
     table.add_section()
-    table.add_row("mean", *(_percent(metrics[c]) for c in COLUMNS))
-    table.add_row("all as one class", _percent(metrics["ap_agnostic"]), _percent(metrics["ap50_agnostic"]))
-    table.add_row("ceiling", *(_percent(metrics["ceiling"][c]) for c in COLUMNS))
+    table.add_row("mean", "", *(_percent(metrics[c]) for c in COLUMNS))
+    table.add_row("all as one class", "", _percent(metrics["ap_agnostic"]), _percent(metrics["ap50_agnostic"]))
+    table.add_row("ceiling", "", *(_percent(metrics["ceiling"][c]) for c in COLUMNS))
     console.print(table)

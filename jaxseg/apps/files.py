@@ -24,6 +24,12 @@ def require_writable(folder: Path) -> None:
         raise config.UserError(f"{folder} cannot be written: {error.strerror}. Choose another folder.") from error
 
 
+def as_name(text: str) -> str:
+    """A text of any origin as the name of a file in a folder of ours: no separators, no control characters."""
+    kept = "".join(c if c.isalnum() or c in "-_.()+ " else "_" for c in text)
+    return kept.strip(". ")[:150] or "unnamed"
+
+
 def require_file(path: Path) -> None:
     """Creates the folder of a file that is to be written later.
 

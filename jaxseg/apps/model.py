@@ -19,7 +19,8 @@ CONFIG = "config.json"
 def capacity(settings: config.Config) -> Capacity:
     """What fixes the shapes of a run's inference."""
     model = settings.model
-    return Capacity(settings.grouping.slots, settings.superpixels.size, model.size, model.encoder_stride)
+    stuff = class_list(settings).stuff
+    return Capacity(settings.grouping.slots, settings.superpixels.size, model.size, model.encoder_stride, stuff)
 
 
 def thresholds(settings: config.Config) -> Thresholds:
@@ -30,7 +31,7 @@ def thresholds(settings: config.Config) -> Thresholds:
 
 def class_list(settings: config.Config) -> ClassList:
     """The run's classes."""
-    return ClassList.of(settings.data.classes)
+    return ClassList.of(settings.data.classes, settings.data.stuff, settings.data.colors)
 
 
 def network(settings: config.Config, axis_name: str | None = None) -> Any:

@@ -115,7 +115,7 @@ def write(output: Path, name: str, frame: np.ndarray, found: Segmentation, class
     """
     from PIL import Image
 
-    overlay = visualize.overlay(frame, found.semantic, found.instance, found.instances, classes.names)
+    overlay = visualize.overlay(frame, found.semantic, found.instance, found.instances, classes)
     for kind, picture in (("overlay", overlay), ("semantic", found.semantic), ("instance", found.instance)):
         path = output / f"{name}_{kind}.png"
         with files.writing(path):
@@ -123,11 +123,20 @@ def write(output: Path, name: str, frame: np.ndarray, found: Segmentation, class
     document = {
         "height": frame.shape[0],
         "width": frame.shape[1],
-        "classes": list(classes.names),
+        "classes": class_table(classes),
         "lost": int(found.lost),
         "instances": objects(found, classes),
     }
     files.write_json(output / f"{name}.json", document)
+
+
+def class_table(classes: ClassList) -> list[dict[str, Any]]:
+    """The class list: id, name, isthing (0 for a class without instances, as COCO writes it) and color."""
+    colors = visualize.class_colors(classes)
+    return [
+        {"id": i, "name": name, "isthing": int(i in classes.things), "color": [int(v) for v in colors[i]]}
+        for i, name in enumerate(classes.names)
+    ]
 
 
 def objects(found: Segmentation, classes: ClassList) -> list[dict[str, Any]]:

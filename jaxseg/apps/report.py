@@ -1,4 +1,4 @@
-"""One HTML page of an evaluation: self-contained, so that it can be mailed, archived and opened without a network."""
+"""HTML pages of figures and pictures: self-contained, so that they can be mailed, archived and opened offline."""
 
 import base64
 import html
@@ -35,12 +35,14 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .9rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
 th { color: var(--dim); font-weight: 600; font-size: .85rem; }
 th.number, td.number { text-align: right; }
+.swatch { display: inline-block; width: .8em; height: .8em; margin-right: .5em; border-radius: 2px; }
 ul { padding-left: 1.2rem; }
 figure { margin: 0 0 1.6rem; padding: .8rem; background: var(--card); border: 1px solid var(--line);
   border-radius: 8px; }
 figcaption { margin-bottom: .6rem; overflow-wrap: anywhere; }
 figcaption span { color: var(--dim); }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: .6rem; }
+.pair.many { grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); }
 .pair small { color: var(--dim); }
 .pair img { display: block; width: 100%; height: auto; border-radius: 4px; }
 .pair img.small { image-rendering: pixelated; max-width: 512px; }
@@ -51,19 +53,22 @@ figcaption span { color: var(--dim); }
 
 
 class Example(NamedTuple):
-    """One image of the evaluation, as the page shows it.
+    """One image, as the page shows it.
 
     Attributes:
       name: of the image.
-      truth: overlay of the ground truth, RGB.
-      prediction: overlay of the prediction, RGB.
+      pictures: title to RGB picture, shown beside each other.
       caption: what to know about it, such as its score.
     """
 
     name: str
-    truth: UInt8[np.ndarray, "_ _ 3"]
-    prediction: UInt8[np.ndarray, "_ _ 3"]
+    pictures: Mapping[str, UInt8[np.ndarray, "_ _ 3"]]
     caption: str = ""
+
+
+def css(rgb: Sequence[int] | UInt8[np.ndarray, "3"]) -> str:
+    """A color as HTML writes it."""
+    return "#" + "".join(f"{int(v):02x}" for v in rgb)
 
 
 def write(
@@ -72,8 +77,9 @@ def write(
     title: str,
     summary: Sequence[tuple[str, Cell]] = (),
     per_class: Sequence[Mapping[str, Cell]] = (),
+    colors: Sequence[str] = (),
     notes: Sequence[str] = (),
-    examples: Sequence[Example | tuple[str, np.ndarray, np.ndarray, str]] = (),
+    examples: Sequence[Example] = (),
 ) -> Path:
     """Writes the page; its images are inside it, and it refers to no address.
 
@@ -82,8 +88,9 @@ def write(
       title: of the page.
       summary: (name, value) pairs, shown large.
       per_class: one row a class, column name to value; columns are those of the first row.
+      colors: of each row's class, as `css` writes them; shown before its name.
       notes: sentences on how the numbers came about.
-      examples: images with their overlays, in the order to be shown.
+      examples: images with their pictures, in the order to be shown.
 
     Returns:
       The path.
@@ -92,9 +99,9 @@ def write(
     parts = [
         f"<h1>{html.escape(title)}</h1>",
         _summary(summary),
-        _section("By class", _table(per_class)),
+        _section("By class", _table(per_class, colors)),
         _section("Notes", _list(notes)),
-        _section("Examples", _examples([Example(*example) for example in examples])),
+        _section("Examples", _examples(examples)),
     ]
     meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
     head = f"{meta}<title>{html.escape(title)}</title><style>{STYLE}</style>"
@@ -135,15 +142,17 @@ def _summary(rows: Sequence[tuple[str, Cell]]) -> str:
     return f'<dl class="summary">{cards}</dl>'
 
 
-def _table(rows: Sequence[Mapping[str, Cell]]) -> str:
-    """One line a row; a column of numbers is right-aligned, its title too."""
+def _table(rows: Sequence[Mapping[str, Cell]], colors: Sequence[str] = ()) -> str:
+    """One line a row, behind a swatch where there are colors; a column of numbers is right-aligned, its title too."""
     if not rows:
         return ""
     names = list(rows[0])
     align = {n: ' class="number"' if all(_is_number(row.get(n)) for row in rows) else "" for n in names}
     head = "".join(f"<th{align[n]}>{html.escape(n)}</th>" for n in names)
+    lead = [f'<i class="swatch" style="background:{html.escape(color)}"></i>' for color in colors] or [""] * len(rows)
+    cells = [[f"<td{align[n]}>{_text(row.get(n))}</td>" for n in names] for row in rows]
     body = "\n".join(
-        "<tr>" + "".join(f"<td{align[n]}>{_text(row.get(n))}</td>" for n in names) + "</tr>" for row in rows
+        "<tr>" + "".join(row).replace(">", f">{swatch}", 1) + "</tr>" for row, swatch in zip(cells, lead, strict=True)
     )
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
 
@@ -157,20 +166,21 @@ def _examples(examples: Sequence[Example]) -> str:
     """The figures; several in a row where all images are small."""
     if not examples:
         return ""
-    narrow = all(max(picture.shape) <= 320 for e in examples for picture in (e.truth, e.prediction))
+    narrow = all(len(e.pictures) == 2 and max(p.shape) <= 320 for e in examples for p in e.pictures.values())
     figures = "\n".join(_figure(example) for example in examples)
     return f'<div class="examples{" narrow" if narrow else ""}">\n{figures}\n</div>'
 
 
 def _figure(example: Example) -> str:
-    """Truth and prediction beside each other under the image's name."""
+    """The pictures beside each other under the image's name."""
     caption = f" <span>{html.escape(example.caption)}</span>" if example.caption else ""
     cells = "".join(
-        f"<div><small>{kind}</small>{_image(picture, f'{kind}: {example.name}')}</div>"
-        for kind, picture in (("Ground truth", example.truth), ("Prediction", example.prediction))
+        f"<div><small>{html.escape(kind)}</small>{_image(picture, f'{kind}: {example.name}')}</div>"
+        for kind, picture in example.pictures.items()
     )
+    arranged = "pair" if len(example.pictures) == 2 else "pair many"
     name = html.escape(example.name)
-    return f'<figure><figcaption><b>{name}</b>{caption}</figcaption><div class="pair">{cells}</div></figure>'
+    return f'<figure><figcaption><b>{name}</b>{caption}</figcaption><div class="{arranged}">{cells}</div></figure>'
 
 
 def _image(picture: UInt8[np.ndarray, "_ _ 3"], alt: str) -> str:

@@ -4,13 +4,13 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 
 from jaxseg import config
 from jaxseg.apps import files, model
-from jaxseg.data import Source
 from jaxseg.train import loop, parallel, state, step
 from jaxseg.train.checkpoint import FOLDER, Checkpoints
 from jaxseg.types import Batch
@@ -35,16 +35,20 @@ def train(settings: config.Config, workdir: Path) -> state.TrainState:
     from jaxseg.data import pipeline, prepare
 
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    network = model.network(settings, parallel.AXIS)
+    # An encoder that does not exist is reported before any data is read.
+    model.network(settings)
     files.require_writable(workdir)
-    settings = _absolute(settings)
+    data, layout = prepare.resolve(settings.data)
+    settings = _absolute(dataclasses.replace(settings, data=data))
     resumed = _compare(settings, workdir, console)
-    source = prepare.source(settings.data, "train")
-    frequencies = _frequencies(workdir, source, len(settings.data.classes) + 1, resumed)
+    dataset = prepare.dataset(settings.data, layout)
+    _require_slots(dataset, settings)
+    source = dataset.split("train")
+    frequencies = _frequencies(workdir, dataset, resumed)
     files.write_text(workdir / model.CONFIG, config.to_json(settings))
     update = state.optimizer(settings.optimizer, settings.train.steps)
     recipe = step.Recipe(
-        network=network,
+        network=model.network(settings, parallel.AXIS),
         update=update,
         superpixel=settings.superpixels.size,
         targets=settings.targets,
@@ -70,8 +74,16 @@ def train(settings: config.Config, workdir: Path) -> state.TrainState:
         batches,
         workdir,
         state.schedule(settings.optimizer, settings.train.steps),
-        _pictures(settings),
+        _pictures(settings, dataset),
     )
+
+
+def _require_slots(dataset: Any, settings: config.Config) -> None:
+    """Refuses crops with more objects than their targets hold, unless that is accepted."""
+    from jaxseg.data import check, layouts
+
+    faults = check.crowded(dataset.records["train"], settings.data, settings.targets.max_instances, settings.model.size)
+    layouts.refuse(faults, settings.data.accept)
 
 
 def _absolute(settings: config.Config) -> config.Config:
@@ -115,13 +127,13 @@ def _compare(settings: config.Config, workdir: Path, console: Console) -> bool:
     return True
 
 
-def _frequencies(workdir: Path, source: Source, classes: int, resumed: bool) -> np.ndarray:
-    """Share of each class among the labelled pixels; counted once and kept with the run."""
-    from jaxseg.data import prepare
+def _frequencies(workdir: Path, dataset: Any, resumed: bool) -> np.ndarray:
+    """Share of each class among the labelled pixels; counted when the data is prepared, and kept with the run."""
+    from jaxseg.data import check
 
-    stored = workdir / FREQUENCIES
+    stored, classes = workdir / FREQUENCIES, len(dataset.classes)
     if not (resumed and stored.is_file()):
-        counts = prepare.class_frequencies(source, classes)
+        counts = check.class_pixels(dataset.records["train"], classes)
         files.write_json(stored, {"pixels": [int(n) for n in counts]})
     try:
         pixels = np.asarray(json.loads(stored.read_text(errors="replace"))["pixels"], np.float64)
@@ -132,14 +144,13 @@ def _frequencies(workdir: Path, source: Source, classes: int, resumed: bool) -> 
     return (pixels / max(pixels.sum(), 1)).astype(np.float32)
 
 
-def _pictures(settings: config.Config) -> loop.Pictures | None:
+def _pictures(settings: config.Config, dataset: Any) -> loop.Pictures | None:
     """Draws predictions of a few validation images; None where pictures are switched off."""
     if not settings.train.picture_every:
         return None
     from jaxseg import visualize
-    from jaxseg.data import prepare
 
-    source = prepare.source(settings.data, "val")
+    source = dataset.split("val")
     examples = [source[i] for i in range(min(PICTURES, len(source)))]
     classes = model.class_list(settings)
 
@@ -148,7 +159,7 @@ def _pictures(settings: config.Config) -> loop.Pictures | None:
         pictures = {}
         for example in examples:
             found = trained(example.image)
-            picture = visualize.overlay(example.image, found.semantic, found.instance, found.instances, classes.names)
+            picture = visualize.overlay(example.image, found.semantic, found.instance, found.instances, classes)
             pictures[f"prediction/{example.name}"] = picture
         return pictures
 

@@ -1,6 +1,12 @@
-"""Random changes of training examples on the host: pure functions of a NumPy generator and one example."""
+"""Random changes of training examples on the host: pure functions of a NumPy generator and one example.
 
-from collections.abc import Callable
+Arrays are never changed in place; a function returns views or new arrays. An example's label at its published size
+(``full``) does not follow its changes and is left out. OpenCV flips and transposes, because NumPy's copies of mirrored
+color images take as long as half of their decoding.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import cv2
 import numpy as np
@@ -12,99 +18,91 @@ from jaxseg.types import IGNORED
 AT_INSTANCE = 0.5
 """Probability that a crop is placed to show a randomly chosen object."""
 
+REMAINS = 16
+"""Fewest pixels that a crop may leave of an object, for it to count as one: an element of the grid of 4 x 4 pixels."""
+
 # NTSC's luma and chroma: saturation scales the plane of the last two rows, hue turns it.
 _YIQ = np.array([[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
 _RGB = np.linalg.inv(_YIQ)
 
 
 def augment(rng: np.random.Generator, example: Example, data: Data, size: tuple[int, int] | None = None) -> Example:
-    """Training example of the crop's size: scale, transpose, crop, color, padding, flips, in this order.
+    """Training example of the crop's size: scale and crop, transpose, color, padding, flips, in this order.
+
+    Nothing but the arguments decides what comes out.
 
     Args:
       rng: source of all randomness.
       example: of any size.
-      data: settings; crop and augment are read.
+      data: settings; crop and augment are read, and classes where classes swap under mirroring.
       size: (height, width) that the network sees every frame at, to which scales are relative; None for its own.
 
     Returns:
-      Example of size ``data.crop``; what lies beyond the image is black, ignored, and without instances.
+      Contiguous example of size ``data.crop``, its objects numbered from 1 without gaps; what lies beyond the image is
+      black, ignored, and without instances.
     """
     settings = data.augment
-    example = random_scale(rng, example, settings.scale, size)
-    if settings.transpose and rng.random() < 0.5:
+    scaled = random_scale(rng, size or example.semantic.shape, settings.scale)
+    turned = settings.transpose and rng.random() < 0.5
+    example = random_crop(rng, example, data.crop[::-1] if turned else data.crop, scaled)
+    if turned:
         example = transpose(example)
-    example = random_crop(rng, example, data.crop)
     example = example._replace(image=random_color(rng, example.image, settings))
     example = random_pad(rng, example, data.crop)
     if settings.flip_horizontal and rng.random() < 0.5:
-        example = flip_horizontal(example)
+        example = flip_horizontal(example, _pairs(data))
     if settings.flip_vertical and rng.random() < 0.5:
         example = flip_vertical(example)
     return _each(np.ascontiguousarray, example)
 
 
-def random_scale(
-    rng: np.random.Generator, example: Example, scale: tuple[float, float], size: tuple[int, int] | None = None
-) -> Example:
-    """Resizes by a factor that is uniform on a logarithmic scale.
+def random_scale(rng: np.random.Generator, size: tuple[int, int], scale: tuple[float, float]) -> tuple[int, int]:
+    """Changes a size by a factor that is uniform on a logarithmic scale.
 
     Args:
       rng: source of all randomness.
-      example: of any size.
+      size: (height, width) at factor 1.
       scale: lowest and highest factor.
-      size: (height, width) at factor 1; None for the example's own.
 
     Returns:
-      The resized example; its labels keep their values.
+      (height, width), each at least 1.
     """
     low, high = scale
     factor = float(np.exp(rng.uniform(np.log(low), np.log(high))))
-    height, width = size or example.semantic.shape
-    wanted = max(1, round(height * factor)), max(1, round(width * factor))
-    return example if wanted == example.semantic.shape else resize(example, wanted)
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
-def resize(example: Example, size: tuple[int, int]) -> Example:
-    """Image by averages where it shrinks and bilinearly where it grows, labels by the nearest pixel.
+def random_crop(
+    rng: np.random.Generator, example: Example, size: tuple[int, int], scaled: tuple[int, int] | None = None
+) -> Example:
+    """Cuts a window out where the scaled image exceeds the size; half of the time one that shows some object.
 
-    Args:
-      example: of any size.
-      size: (height, width) wanted.
-
-    Returns:
-      The resized example.
-    """
-    shrinks = size[0] < example.semantic.shape[0]
-    image = cv2.resize(example.image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    # INTER_NEAREST would take the pixel's corner instead of its center, and shift labels against the image.
-    semantic = cv2.resize(example.semantic, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-    instance = cv2.resize(example.instance, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-    return Example(image, semantic, instance, example.name)
-
-
-def random_crop(rng: np.random.Generator, example: Example, size: tuple[int, int]) -> Example:
-    """Cuts a window out where the image exceeds the size; half of the time one that shows some object.
+    The window is cut at whole pixels of the example and resized then, so that nothing is resized only to be thrown
+    away. Its scale is therefore off by up to half a pixel over its extent; image and labels are so together.
 
     Args:
       rng: source of all randomness.
       example: of any size.
       size: (height, width) that the result does not exceed.
+      scaled: (height, width) that the whole example is resized to; None for its own.
 
     Returns:
-      Views into the example.
+      The window, identified (see `identify`); where an object was cut, and fewer than `REMAINS` pixels of it are left,
+      these are ignored.
     """
-    shape = example.semantic.shape
-    if shape[0] <= size[0] and shape[1] <= size[1]:
-        return example
-    point = _point_of_instance(rng, example.instance) if rng.random() < AT_INSTANCE else None
-    window = []
-    for axis in range(2):
-        low, high = 0, max(0, shape[axis] - size[axis])
-        if point is not None:
-            low, high = max(low, point[axis] - size[axis] + 1), min(high, point[axis])
-        start = int(rng.integers(low, high + 1))
-        window.append(slice(start, start + size[axis]))
-    return _cut(example, tuple(window))
+    whole, wanted = example.semantic.shape, scaled or example.semantic.shape
+    kept = min(size[0], wanted[0]), min(size[1], wanted[1])
+    instance = example.instance
+    if kept != wanted:
+        point = _point_of_instance(rng, instance) if rng.random() < AT_INSTANCE else None
+        lengths = tuple(max(1, round(whole[axis] * kept[axis] / wanted[axis])) for axis in range(2))
+        example = _cut(example, _random_window(rng, whole, lengths, point))
+    result = resize(example, kept)
+    pixels = np.bincount(result.instance.ravel())
+    few = (int(i) for i in np.flatnonzero(pixels[1:] < REMAINS) + 1 if pixels[i])
+    # Only what is small is compared with the whole, since counting the whole takes longer than cutting it.
+    remains = [i for i in few if np.count_nonzero(example.instance == i) < np.count_nonzero(instance == i)]
+    return identify(result, pixels, remains)
 
 
 def _point_of_instance(rng: np.random.Generator, instance: np.ndarray) -> tuple[int, int] | None:
@@ -115,6 +113,67 @@ def _point_of_instance(rng: np.random.Generator, instance: np.ndarray) -> tuple[
     pixels = np.flatnonzero(instance == rng.choice(ids))
     y, x = divmod(int(rng.choice(pixels)), instance.shape[1])
     return y, x
+
+
+def _random_window(
+    rng: np.random.Generator, whole: tuple[int, ...], size: tuple[int, ...], point: tuple[int, int] | None
+) -> tuple[slice, ...]:
+    """Window of a size within the whole that holds the point, if there is one."""
+    window = []
+    for axis in range(2):
+        low, high = 0, whole[axis] - size[axis]
+        if point is not None:
+            low, high = max(low, point[axis] - size[axis] + 1), min(high, point[axis])
+        start = int(rng.integers(low, high + 1))
+        window.append(slice(start, start + size[axis]))
+    return tuple(window)
+
+
+def resize(example: Example, size: tuple[int, int]) -> Example:
+    """Image bilinearly, and by averages where it shrinks below half; labels by the nearest pixel.
+
+    Down to half its size, bilinear sampling lets every pixel count, and is several times as fast as averages.
+
+    Args:
+      example: of any size.
+      size: (height, width) wanted.
+
+    Returns:
+      The resized example; its labels keep their values.
+    """
+    height, width = example.semantic.shape
+    if (height, width) == tuple(size):
+        return example
+    skips = 2 * size[0] < height or 2 * size[1] < width
+    image = cv2.resize(example.image, size[::-1], interpolation=cv2.INTER_AREA if skips else cv2.INTER_LINEAR)
+    # INTER_NEAREST would take the pixel's corner instead of its center, and shift labels against the image.
+    semantic = cv2.resize(example.semantic, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    instance = cv2.resize(example.instance, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    return Example(image, semantic, instance, example.name)
+
+
+def identify(example: Example, pixels: np.ndarray, remains: Sequence[int] = ()) -> Example:
+    """Numbers the objects from 1 without gaps, in the order of their ids.
+
+    Args:
+      example: its ids may have gaps.
+      pixels: how many pixels of the example each id has, from id 0 on.
+      remains: ids that are ignored instead, and belong to no instance then.
+
+    Returns:
+      The renumbered example.
+    """
+    if remains:
+        ignored = np.zeros(len(pixels), bool)
+        ignored[list(remains)] = True
+        semantic = np.where(ignored.take(example.instance), np.uint8(IGNORED), example.semantic)
+        example, pixels = example._replace(semantic=semantic), np.where(ignored, 0, pixels)
+    kept = pixels > 0
+    kept[0] = False
+    new = np.where(kept, np.cumsum(kept), 0).astype(np.uint16)
+    if not remains and np.array_equal(new[kept], np.flatnonzero(kept)):
+        return example
+    return example._replace(instance=new.take(example.instance))
 
 
 def random_pad(rng: np.random.Generator, example: Example, size: tuple[int, int]) -> Example:
@@ -140,18 +199,41 @@ def random_pad(rng: np.random.Generator, example: Example, size: tuple[int, int]
 
 
 def transpose(example: Example) -> Example:
-    """Swaps rows and columns."""
-    return _each(lambda array: np.swapaxes(array, 0, 1), example)
+    """Swaps rows and columns. No classes swap: do not use it with classes that have a side."""
+    return _each(cv2.transpose, example)
 
 
-def flip_horizontal(example: Example) -> Example:
-    """Mirrors left and right."""
-    return _cut(example, (slice(None), slice(None, None, -1)))
+def flip_horizontal(example: Example, pairs: Sequence[tuple[int, int]] = ()) -> Example:
+    """Mirrors left and right, and swaps the classes that this turns into one another.
+
+    Only this mirroring swaps classes. So a data set whose classes have a side (left hand, right hand) should go without
+    vertical flips and transposes, which mirror too: both flips together turn the image by half, which leaves a left
+    hand a left hand.
+
+    Args:
+      example: of any size.
+      pairs: ids of the classes that swap; each id at most once.
+
+    Returns:
+      The mirrored example.
+    """
+    flipped = _each(partial(cv2.flip, flipCode=1), example)
+    if not pairs:
+        return flipped
+    swapped = np.arange(256, dtype=np.uint8)
+    for a, b in pairs:
+        swapped[a], swapped[b] = b, a
+    return flipped._replace(semantic=swapped.take(flipped.semantic))
+
+
+def _pairs(data: Data) -> list[tuple[int, int]]:
+    """Class ids of the pairs of names."""
+    return [(data.classes.index(a) + 1, data.classes.index(b) + 1) for a, b in data.augment.flip_pairs]
 
 
 def flip_vertical(example: Example) -> Example:
-    """Mirrors top and bottom."""
-    return _cut(example, (slice(None, None, -1), slice(None)))
+    """Mirrors top and bottom. No classes swap: do not use it with classes that have a side."""
+    return _each(partial(cv2.flip, flipCode=0), example)
 
 
 def _cut(example: Example, window: tuple[slice, ...]) -> Example:
@@ -179,7 +261,7 @@ def random_color(rng: np.random.Generator, image: np.ndarray, settings: Augment)
     if brightness == contrast == saturation == hue == 0:
         return image
     matrix = color_matrix(brightness, 1 + contrast, 1 + saturation, hue)
-    return cv2.transform(np.ascontiguousarray(image), matrix)
+    return cv2.transform(image, matrix)
 
 
 def color_matrix(brightness: float, contrast: float, saturation: float, hue: float) -> np.ndarray:

@@ -1,78 +1,150 @@
 """TFDS builders, free of TensorFlow: prepared once into array_record files, read back by index.
 
 Importing this module imports TFDS; `prepare` does so when a data set is opened. Examples are stored in the order of
-their names.
+their names. Each builder stores what its layout lists; the layouts read and check.
 """
 
-import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
-import cv2
+import msgpack
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxseg.data import folder, shapes
+from jaxseg.config import Problem, UserError
+from jaxseg.data import check, images
+from jaxseg.data.check import Record
+from jaxseg.data.layouts import Fault, Layout, refuse
 
 Stored = tuple[int, dict[str, Any]]
+PART = 32
+"""Images in a part, which is what an interruption costs at most."""
+
+
+def features(full: bool) -> tfds.features.FeaturesDict:
+    """What a data set stores of an example.
+
+    Args:
+      full: whether labels of the published size are stored beside those of the stored size.
+    """
+    semantic = tfds.features.Image(shape=(None, None, 1), encoding_format="png")
+    instance = tfds.features.Image(shape=(None, None, 1), dtype=np.uint16, encoding_format="png")
+    stored = {
+        "image": tfds.features.Image(shape=(None, None, 3)),
+        "semantic": semantic,
+        "instance": instance,
+        "name": tfds.features.Text(),
+    }
+    return tfds.features.FeaturesDict(stored | ({"full_semantic": semantic, "full_instance": instance} if full else {}))
+
+
+@dataclass(kw_only=True)
+class Listed(tfds.core.BuilderConfig):
+    """One state of a data set.
+
+    Attributes:
+      layout: lists and reads it.
+      accept: faults that do not stop, see `jaxseg.config.Data`.
+      parts: folder of the parts that an interrupted preparation left.
+      progress: may draw a bar.
+    """
+
+    layout: Layout | None = None
+    accept: tuple[Problem, ...] = ()
+    parts: Path = Path()
+    progress: check.Progress = field(default=lambda items, total, description: iter(items))
 
 
 class _Builder(tfds.core.GeneratorBasedBuilder):
     """What the builders share.
 
     Attributes:
-      progress: items, their number and a description to the same items; may draw a bar.
       code_path: TFDS looks for download checksums beside it; inferring it needs a package that TFDS does not require.
+      text: what the data set is.
+      full: whether labels of the published size are stored too.
     """
 
-    progress: Callable[[Any, int, str], Iterator[Any]] = staticmethod(lambda items, total, description: iter(items))
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES: ClassVar = {"1.0.0": "First release."}
     code_path = tfds.core.Path(__file__)
+    text: ClassVar[str]
+    full: ClassVar[bool] = False
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.text,
+            features=features(self.full),
+            disable_shuffling=True,
+            metadata=tfds.core.MetadataDict(),
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[Stored]]:
+        refuse(self.builder_config.layout.faults, self.builder_config.accept)
+        return {split: self._generate_examples(split) for split in self.builder_config.layout.splits}
+
+    def _generate_examples(self, split: str) -> Iterator[Stored]:
+        config, records = self.builder_config, []
+        items = config.layout.splits[split]
+        entries = (entry for start in range(0, len(items), PART) for entry in self._part(split, start))
+        for entry in config.progress(entries, len(items), f"preparing {split}"):
+            refuse((Fault(*fault) for fault in entry["faults"]), config.accept)
+            if entry["stored"] is not None:
+                records.append(entry["record"])
+                yield len(records) - 1, entry["stored"]
+        if not records:
+            raise UserError(f"No image of {config.layout.title}/{split} can be used. Mend or replace them.")
+        self.info.metadata[split] = records
+        if split == list(config.layout.splits)[-1]:
+            found = {name: [to_record(row) for row in self.info.metadata[name]] for name in config.layout.splits}
+            refuse(check.across(found), config.accept)
+
+    def _part(self, split: str, start: int) -> list[dict[str, Any]]:
+        """The entries of one part, left by an interrupted preparation or made now and left for the next."""
+        path = self.builder_config.parts / f"{split}-{start:07}.part"
+        try:
+            return msgpack.unpackb(path.read_bytes(), strict_map_key=False)
+        except (OSError, ValueError):
+            layout = self.builder_config.layout
+            items = layout.splits[split][start : start + PART]
+            entries = [_entry(image) for image in check.examined(layout, items)]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(".partial")
+            partial.write_bytes(msgpack.packb(entries))
+            partial.replace(path)
+            return entries
 
 
-def _ahead(function: Callable[[int], Stored], numbers: range) -> Iterator[Stored]:
-    """Results in order, made by a thread a core; OpenCV and NumPy let each other run."""
-    size = os.cpu_count() or 1
-    with ThreadPoolExecutor(size) as pool:
-        for start in range(0, len(numbers), 8 * size):
-            yield from pool.map(function, numbers[start : start + 8 * size])
+def _entry(image: check.Examined) -> dict[str, Any]:
+    """What is kept of one image."""
+    faults = [list(fault) for fault in image.faults]
+    if image.labelled is None or image.record is None:
+        return {"stored": None, "record": None, "faults": faults}
+    labelled = image.labelled
+    stored = {
+        "image": labelled.content,
+        "semantic": images.png(labelled.label.semantic),
+        "instance": images.png(labelled.label.instance),
+        "name": image.record.name,
+    }
+    if labelled.full is not None:
+        stored["full_semantic"] = images.png(labelled.full.semantic)
+        stored["full_instance"] = images.png(labelled.full.instance)
+    return {"stored": stored, "record": list(image.record), "faults": faults}
 
 
-def features() -> tfds.features.FeaturesDict:
-    """What every data set stores of an example."""
-    return tfds.features.FeaturesDict(
-        {
-            "image": tfds.features.Image(shape=(None, None, 3)),
-            "semantic": tfds.features.Image(shape=(None, None, 1), encoding_format="png"),
-            "instance": tfds.features.Image(shape=(None, None, 1), dtype=np.uint16, encoding_format="png"),
-            "name": tfds.features.Text(),
-        }
+def to_record(row: Sequence[Any]) -> Record:
+    """A record from what JSON makes of one."""
+    name, digest, size, pixels, instances = row
+    return Record(
+        name,
+        digest,
+        (size[0], size[1]),
+        {int(class_id): number for class_id, number in pixels.items()},
+        [tuple(instance) for instance in instances],
     )
-
-
-def png(array: np.ndarray) -> bytes:
-    """Lossless file content; channels in the order RGB."""
-    rgb = array.ndim == 3
-    ok, content = cv2.imencode(".png", array[..., ::-1] if rgb else array, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    if not ok:
-        raise ValueError(f"An array of shape {array.shape} and type {array.dtype} cannot be stored as PNG.")
-    return content.tobytes()
-
-
-def _info(builder: tfds.core.DatasetBuilder, description: str) -> tfds.core.DatasetInfo:
-    return tfds.core.DatasetInfo(builder=builder, description=description, features=features(), disable_shuffling=True)
-
-
-@dataclass(kw_only=True)
-class ShapesConfig(tfds.core.BuilderConfig):
-    """One set of generated scenes; see `jaxseg.config.Shapes`."""
-
-    size: tuple[int, int] = (128, 256)
-    classes: int = len(shapes.CLASSES)
-    seed: int = 0
-    train: int = 4000
-    val: int = 200
 
 
 class Shapes(_Builder):
@@ -83,60 +155,23 @@ class Shapes(_Builder):
         "1.0.0": "First release. Any change of what is drawn is a new version.",
         "1.0.1": "Ignored patches of scenes that are taller than wide fit their width.",
     }
-    BUILDER_CONFIGS: ClassVar = [ShapesConfig(name="default")]
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        return _info(self, "Shapes on a street, told apart by silhouette, with exact instance labels.")
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[Stored]]:
-        return {"train": self._generate_examples("train"), "val": self._generate_examples("val")}
-
-    def _generate_examples(self, split: str) -> Iterator[Stored]:
-        config = self.builder_config
-        count = getattr(config, split)
-
-        def stored(i: int) -> Stored:
-            scene = shapes.generate(config.seed, split, i, tuple(config.size), config.classes)
-            return i, {
-                "image": png(scene.image),
-                "semantic": png(scene.semantic),
-                "instance": png(scene.instance),
-                "name": scene.name,
-            }
-
-        yield from self.progress(_ahead(stored, range(count)), count, f"drawing {split}")
-
-
-@dataclass(kw_only=True)
-class FolderConfig(tfds.core.BuilderConfig):
-    """One state of a folder, listed by `folder.layout`."""
-
-    layout: folder.Layout | None = None
+    text = "Shapes on a street, told apart by silhouette, with exact instance labels."
 
 
 class Folder(_Builder):
     """Images with 16-bit instance maps from a folder; image files of common kinds are stored as they are."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES: ClassVar = {"1.0.0": "First release."}
+    text = "Images and instance maps of a folder."
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        return _info(self, "Images and instance maps of a folder.")
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[Stored]]:
-        return {split: self._generate_examples(split) for split in self.builder_config.layout.splits}
+class Cityscapes(_Builder):
+    """Cityscapes as published, at the stored size; labels of the published size beside it, for evaluation."""
 
-    def _generate_examples(self, split: str) -> Iterator[Stored]:
-        layout = self.builder_config.layout
-        pairs = layout.splits[split]
-        for i, pair in enumerate(self.progress(pairs, len(pairs), f"reading {split}")):
-            content, label = folder.read(pair, layout.coding)
-            yield (
-                i,
-                {
-                    "image": content,
-                    "semantic": png(label.semantic),
-                    "instance": png(label.instance),
-                    "name": pair.name,
-                },
-            )
+    text = "Cityscapes with instances, fine or coarse annotations."
+    full = True
+
+
+class Coco(_Builder):
+    """Images with COCO's instance or panoptic annotations; image files of common kinds are stored as they are."""
+
+    text = "Images with COCO annotations."

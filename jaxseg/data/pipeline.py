@@ -96,23 +96,36 @@ def _stream(source: Source, data: Data, seed: int, size: tuple[int, int] | None)
 def _augmented(
     example: Example, rng: np.random.Generator, data: Data, size: tuple[int, int] | None
 ) -> dict[str, np.ndarray]:
-    image, semantic, instance, _ = augment(rng, example, data, size)
-    return {"image": image, "semantic": semantic, "instance": instance}
+    changed = augment(rng, example, data, size)
+    return {"image": changed.image, "semantic": changed.semantic, "instance": changed.instance}
 
 
 def _read(stream: Any, steps: range, rows: range, batch_size: int, workers: int) -> Iterator[dict[str, Any]]:
     import grain
 
-    def element(i: int) -> dict[str, np.ndarray]:
-        step, row = divmod(i, len(rows))
-        return stream[(steps.start + step) * batch_size + rows.start + row]
-
-    batches = grain.MapDataset.range(len(steps) * len(rows)).map(element).batch(len(rows))
+    batch = partial(_batch, stream=stream, rows=rows, batch_size=batch_size)
+    batches = grain.MapDataset.range(steps.start, steps.stop).map(batch)
     ahead = batches.to_iter_dataset(grain.ReadOptions(THREADS, AHEAD))
     if workers:
         _parse_flags()
         ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(workers))
     return iter(ahead)
+
+
+def _batch(step: int, stream: Any, rows: range, batch_size: int) -> dict[str, np.ndarray]:
+    """Rows of one step, each put into the batch as soon as it is made.
+
+    Grain would hold all of them until it stacks them; for large images, getting that much memory anew for every batch
+    takes longer than augmenting them.
+    """
+    batch: dict[str, np.ndarray] = {}
+    for i, row in enumerate(rows):
+        example = stream[step * batch_size + row]
+        if not batch:
+            batch = {key: np.empty((len(rows), *array.shape), array.dtype) for key, array in example.items()}
+        for key, array in example.items():
+            batch[key][i] = array
+    return batch
 
 
 def _parse_flags() -> None:

@@ -1,33 +1,42 @@
 """Opens data sets by their settings, and prepares them first where that has not been done."""
 
 import contextlib
+import dataclasses
 import hashlib
 import io
 import os
 import pickle
-from collections.abc import Iterator
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxseg.config import Data, UserError
-from jaxseg.data import Example, Source, folder, shapes
-from jaxseg.types import IGNORED
+from jaxseg.data import Example, Label, cityscapes, coco, folder, shapes
+from jaxseg.data.check import Record
+from jaxseg.data.layouts import Layout
+from jaxseg.types import ClassList
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
+
+LAYOUTS = {"shapes": shapes.layout, "folder": folder.layout, "cityscapes": cityscapes.layout, "coco": coco.layout}
+STALE = 86_400
+"""Seconds after which what an interrupted preparation left half-written is removed."""
 
 
 class Prepared:
     """Prepared examples of one split by index, in the order of their names. It can be pickled."""
 
-    def __init__(self, stored: Any, semantic: Any) -> None:
-        """Wraps two views of one split: whole examples as dicts, and their semantic maps alone."""
+    def __init__(self, stored: Any, full: bool) -> None:
+        """Wraps a view of one split, of examples as dicts; ``full`` says whether they hold labels of published size."""
         self._stored = stored
-        self._semantic = semantic
+        self._full = full
 
     def __len__(self) -> int:
         return len(self._stored)
@@ -41,27 +50,88 @@ class Prepared:
             semantic=stored["semantic"][..., 0],
             instance=stored["instance"][..., 0],
             name=stored["name"].decode(),
+            full=Label(stored["full_semantic"][..., 0], stored["full_instance"][..., 0]) if self._full else None,
         )
 
     def __getstate__(self) -> bytes:
-        return pickle.dumps((self._stored, self._semantic))
+        return pickle.dumps((self._stored, self._full))
 
     def __setstate__(self, state: bytes) -> None:
         # Loaded within, because TFDS logs each time a worker process gets a copy.
         with _quiet():
-            self._stored, self._semantic = pickle.loads(state)
-
-    def semantic(self, index: int) -> np.ndarray:
-        """Semantic map of one example, without decoding its image."""
-        return self._semantic[index]["semantic"][..., 0]
+            self._stored, self._full = pickle.loads(state)
 
 
-def source(data: Data, split: str) -> Prepared:
+@dataclass(frozen=True)
+class Dataset:
+    """A prepared data set.
+
+    Attributes:
+      title: what messages call it.
+      classes: its class list.
+      records: what each image of each split holds.
+      builder: of TFDS.
+    """
+
+    title: str
+    classes: ClassList
+    records: Mapping[str, Sequence[Record]]
+    builder: Any
+
+    def split(self, name: str, full: bool = False) -> Prepared:
+        """Examples of one split.
+
+        Args:
+          name: "train", "val" or "test".
+          full: with labels of the published size, where these are stored.
+
+        Raises:
+          UserError: the data set has no such split.
+        """
+        import tensorflow_datasets as tfds
+
+        if name not in self.builder.info.splits:
+            held = ", ".join(self.builder.info.splits)
+            raise UserError(f"{self.title} has no split {name}, only {held}. Add it, or choose one of these.")
+        stored = [key for key in self.builder.info.features if key.startswith("full_")]
+        skipped = {} if full else {key: tfds.decode.SkipDecoding() for key in stored}
+        with _quiet():
+            return Prepared(self.builder.as_data_source(name, decoders=skipped or None), full and bool(stored))
+
+
+def resolve(data: Data) -> tuple[Data, Layout]:
+    """Lists a data set, and puts its class list into the settings, where these leave it to the data set.
+
+    Args:
+      data: settings.
+
+    Returns:
+      The same with classes, stuff and colors as they are, and the listing.
+
+    Raises:
+      UserError: the data set cannot be listed.
+    """
+    try:
+        layout = LAYOUTS[data.builder](data)
+    except OSError as error:
+        raise UserError(f"{error.filename or data.root}: {error.strerror or error}. Check --data.root.") from error
+    known = layout.classes
+    resolved = dataclasses.replace(
+        data,
+        classes=known.names[1:],
+        stuff=tuple(known.names[i] for i in known.stuff),
+        colors=known.colors[1:],
+    )
+    return resolved, layout
+
+
+def source(data: Data, split: str, full: bool = False) -> Prepared:
     """Opens one split of a data set; prepares the data set if it is new or has changed.
 
     Args:
       data: settings.
-      split: "train" or "val"; a folder may hold "test" too.
+      split: "train" or "val"; a data set may hold "test" too.
+      full: with labels of the published size, where these are stored.
 
     Returns:
       Its examples.
@@ -69,43 +139,41 @@ def source(data: Data, split: str) -> Prepared:
     Raises:
       UserError: what is wrong with the data set or its settings; nothing prepared earlier is touched then.
     """
-    builder = prepare(data)
-    if split not in builder.info.splits:
-        held = ", ".join(builder.info.splits)
-        raise UserError(
-            f"{data.root or data.builder} has no split {split}, only {held}. Add {split}/images and {split}/instances."
-        )
-    import tensorflow_datasets as tfds
-
-    skip = tfds.decode.SkipDecoding()
-    alone = {"image": skip, "instance": skip}
-    return Prepared(builder.as_data_source(split), builder.as_data_source(split, decoders=alone))
+    return dataset(data).split(split, full)
 
 
-def prepare(data: Data) -> "tfds.core.DatasetBuilder":
-    """Builder of a data set, prepared.
+def dataset(data: Data, layout: Layout | None = None) -> Dataset:
+    """Opens a data set; prepares it if it is new or has changed.
 
     What is stored is named after a fingerprint of the settings and of the files that it was made from, and appears
-    under that name only once it is complete. What was prepared from other settings or files stays beside it.
+    under that name only once it is complete. What was prepared from other settings or files stays beside it. An
+    interrupted preparation goes on where it stopped.
 
     Args:
       data: settings.
+      layout: their listing, where it is at hand.
 
     Returns:
-      The TFDS builder.
+      The data set.
 
     Raises:
       UserError: the data set cannot be read, or the cache cannot be written.
     """
+    from jaxseg.data import builders
+
+    layout = layout or resolve(data)[1]
     with _quiet():
         try:
-            builder = _builder(data, cache(data))
+            builder = _builder(data, layout)
             if not builder.data_path.exists():
                 _write(builder, data)
+            _require_whole(builder)
         except OSError as error:
             name = error.filename or cache(data)
             raise UserError(f"{name}: {error.strerror or error}. Check --data.root and --data.cache.") from error
-    return builder
+    stored = builder.info.metadata
+    records = {split: [builders.to_record(row) for row in stored[split]] for split in layout.splits}
+    return Dataset(layout.title, layout.classes, records, builder)
 
 
 def cache(data: Data) -> Path:
@@ -114,69 +182,42 @@ def cache(data: Data) -> Path:
     return Path(data.cache or f"{base}/jaxseg").expanduser()
 
 
-def class_frequencies(source: Source, classes: int) -> np.ndarray:
-    """Counts the labelled pixels of each class at their stored size.
-
-    Args:
-      source: training examples.
-      classes: number of classes, background included.
-
-    Returns:
-      (classes,) int64 pixels of each class; ignored pixels are not counted.
-
-    Raises:
-      UserError: an example holds a class that is not in the list.
-    """
-    counts = np.zeros(256, np.int64)
-    for i in _progress(range(len(source)), len(source), "counting classes"):
-        semantic = source.semantic(i) if isinstance(source, Prepared) else source[i].semantic
-        counts += np.bincount(semantic.ravel(), minlength=256)
-    beyond = np.flatnonzero(counts[classes:IGNORED])
-    if beyond.size:
-        raise UserError(
-            f"The data holds class {classes + beyond[0]}, but --data.classes names 1 to {classes - 1}. Name it there."
-        )
-    return counts[:classes]
+def progress(items: Any, total: int, description: str) -> Iterator[Any]:
+    """Yields the items beside a bar on stderr that vanishes when it is full."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        yield from bar.track(items, total=total, description=description)
 
 
-def _builder(data: Data, root: Path) -> "tfds.core.DatasetBuilder":
-    match data.builder:
-        case "shapes":
-            return _shapes(data, root)
-        case "folder":
-            return _folder(data, root)
-    raise UserError(f"There is no data builder {data.builder}. Choose shapes or folder.")
-
-
-def _shapes(data: Data, root: Path) -> "tfds.core.DatasetBuilder":
+def _builder(data: Data, layout: Layout) -> "tfds.core.DatasetBuilder":
     from jaxseg.data import builders
 
-    given, known, s = data.classes, shapes.CLASSES, data.shapes
-    misplaced = any(name in known and known[i : i + 1] != (name,) for i, name in enumerate(given))
-    if len(given) > len(known) or misplaced:
-        raise UserError(
-            f"`data.classes` of shapes must be the first 1 to {len(known)} of {', '.join(known)}: "
-            f"got {', '.join(given)}."
-        )
-    name = f"{s.size[0]}x{s.size[1]}-{len(given)}-classes-{s.train}-{s.val}-seed-{data.seed}"
-    settings = builders.ShapesConfig(
-        name=name, size=(s.size[0], s.size[1]), classes=len(given), seed=data.seed, train=s.train, val=s.val
+    place = hashlib.sha256(str(Path(layout.title).resolve()).encode()).hexdigest()[:8]
+    content = f"{place}-{layout.fingerprint()}"
+    name = "-".join((content, *sorted(set(data.accept))))
+    root = cache(data)
+    kind = {
+        "shapes": builders.Shapes,
+        "folder": builders.Folder,
+        "cityscapes": builders.Cityscapes,
+        "coco": builders.Coco,
+    }[data.builder]
+    settings = builders.Listed(
+        name=name,
+        layout=layout,
+        accept=data.accept,
+        parts=root / "parts" / f"{data.builder}-{content}-{kind.VERSION}",
+        progress=progress,
     )
-    return builders.Shapes(config=settings, data_dir=root, file_format="array_record")
-
-
-def _folder(data: Data, root: Path) -> "tfds.core.DatasetBuilder":
-    from jaxseg.data import builders
-
-    layout = folder.layout(data)
-    place = hashlib.sha256(str(layout.root.resolve()).encode()).hexdigest()[:8]
-    settings = builders.FolderConfig(name=f"{place}-{layout.fingerprint()}", layout=layout)
-    return builders.Folder(config=settings, data_dir=root, file_format="array_record")
+    return kind(config=settings, data_dir=root, file_format="array_record")
 
 
 def _write(builder: "tfds.core.DatasetBuilder", data: Data) -> None:
-    """Into a temporary folder, renamed when it is complete."""
-    builder.progress = _progress
+    """Into a temporary folder, renamed when it is complete; then the parts are not needed any more."""
+    for left in Path(builder.data_path).parent.glob("*.incomplete*"):
+        if time.time() - left.stat().st_mtime > STALE:
+            shutil.rmtree(left, ignore_errors=True)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare()
@@ -184,15 +225,29 @@ def _write(builder: "tfds.core.DatasetBuilder", data: Data) -> None:
         # Two runs may prepare the same data at once; whoever comes second finds it done.
         if not builder.data_path.exists():
             raise
+    shutil.rmtree(builder.builder_config.parts, ignore_errors=True)
     Console(stderr=True, soft_wrap=True).print(f"prepared {data.root or data.builder} in {builder.data_path}")
 
 
-def _progress(items: Any, total: int, description: str) -> Iterator[Any]:
-    """Yields the items beside a bar on stderr that vanishes when it is full."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        yield from bar.track(items, total=total, description=description)
+def _require_whole(builder: "tfds.core.DatasetBuilder") -> None:
+    """Refuses prepared data of which a file is missing or ends early."""
+    from array_record.python import array_record_module
+
+    path = builder.data_path
+    try:
+        for split in builder.info.splits.values():
+            for file, length in zip(split.filepaths, split.shard_lengths, strict=True):
+                reader = array_record_module.ArrayRecordReader(str(file))
+                held = reader.num_records()
+                reader.close()
+                if held != length:
+                    raise ValueError(f"{Path(file).name} holds {held} of {length} examples")
+        if set(builder.info.metadata) != set(builder.info.splits):
+            raise ValueError("its records are missing")
+    except (ValueError, RuntimeError, OSError) as error:
+        raise UserError(
+            f"The prepared data in {path} is damaged: {error}. Remove that folder; it is made again."
+        ) from error
 
 
 @contextlib.contextmanager

@@ -6,12 +6,14 @@ some objects have any hue at all. Sizes are in pixels of an image 128 high and s
 
 import colorsys
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from jaxseg.data import Example
-from jaxseg.types import IGNORED
+from jaxseg.config import Data, UserError
+from jaxseg.data import Example, Label, images, layouts
+from jaxseg.types import IGNORED, ClassList
 
 CLASSES = ("disc", "square", "triangle", "star", "cross", "ring", "crescent", "bar")
 """Names of the classes; class id i + 1 is row i."""
@@ -85,6 +87,68 @@ _CONTOURS: dict[str, tuple[np.ndarray, ...]] = {
     "crescent": (_crescent(),),
     "bar": (np.array([(-1.15, -0.24), (1.15, -0.24), (1.15, 0.24), (-1.15, 0.24)]),),
 }
+
+
+class Place(NamedTuple):
+    """A scene that is not drawn yet.
+
+    Attributes:
+      name: of the scene.
+      split: "train" or "val".
+      index: in its split.
+    """
+
+    name: str
+    split: str
+    index: int
+
+
+@dataclass(frozen=True)
+class Layout(layouts.Layout):
+    """Scenes to be drawn.
+
+    Attributes:
+      seed: of all of them.
+      size: (height, width), pixels.
+    """
+
+    seed: int
+    size: tuple[int, int]
+
+    def fingerprint(self) -> str:
+        """Of what decides what is drawn."""
+        counts = {split: len(items) for split, items in self.splits.items()}
+        return layouts.fingerprint(self.seed, self.size, self.classes, counts)
+
+    def read(self, item: Place) -> layouts.Labelled:
+        """Draws one scene."""
+        drawn = generate(self.seed, item.split, item.index, self.size, len(self.classes) - 1)
+        pixels = drawn.image[..., ::-1]
+        return layouts.Labelled(images.png(pixels), images.digest(pixels), Label(drawn.semantic, drawn.instance))
+
+
+def layout(data: Data) -> Layout:
+    """Lists scenes.
+
+    Args:
+      data: settings; classes, seed and shapes are read.
+
+    Returns:
+      Train and val.
+
+    Raises:
+      UserError: names that do not mean what is drawn.
+    """
+    given, s = data.classes or CLASSES, data.shapes
+    misplaced = any(name in CLASSES and CLASSES[i : i + 1] != (name,) for i, name in enumerate(given))
+    if len(given) > len(CLASSES) or misplaced:
+        raise UserError(
+            f"`data.classes` of shapes must be the first 1 to {len(CLASSES)} of {', '.join(CLASSES)}: "
+            f"got {', '.join(given)}."
+        )
+    classes = layouts.choose(data, ClassList.of(given), given)
+    places = {split: tuple(Place(f"{split}_{i:06d}", split, i) for i in range(getattr(s, split))) for split in SPLITS}
+    return Layout("shapes", classes, places, data.seed, (s.size[0], s.size[1]))
 
 
 def generate(seed: int, split: str, index: int, size: tuple[int, int], classes: int = len(CLASSES)) -> Example:

@@ -24,12 +24,12 @@ def focal(
       -(1 - \alpha)\, (1 - y)^4\, \hat{y}^\gamma \log(1 - \hat{y}) \text{ elsewhere}
 
     The factor (1 - y)^4 is 1 where targets are points or discs, as in the paper; on the flank of a Gaussian it spares
-    elements near a center. Left out are ignored elements, and those of a class other than background that belong to no
-    known instance: one that found no slot, say, whose center may well be there.
+    elements near a center. Left out are ignored elements, and those of an instance that found no row, whose center may
+    well be there.
 
     Args:
       outputs: center logits (h, w); the other heads are not read.
-      targets: confidence, class and instance of each element, on the same grid.
+      targets: confidence and class of each element, and which are unknown, on the same grid.
       alpha: weight of the positives, in [0, 1]. The paper prints 0.01; with that no confidence comes near 0.7.
       gamma: focusing exponent, >= 0; 2 in the paper.
       normalize: what to count, one of `NORMALIZATIONS` (static).
@@ -47,8 +47,7 @@ def focal(
     """
     if normalize not in NORMALIZATIONS:
         raise ValueError(f'`normalize` must be "positives" or "elements": got {normalize!r}.')
-    stuff = targets.semantic == 0
-    counted = (targets.semantic != IGNORED) & (stuff | (targets.instance > 0))
+    counted = (targets.semantic != IGNORED) & ~targets.unknown
     positive = counted & (targets.confidence >= 1)
     # Powers as exponentials of log-sigmoids: exact in both tails, and differentiable for a gamma of 0 or below 1.
     log_on, log_off = jax.nn.log_sigmoid(outputs.center), jax.nn.log_sigmoid(-outputs.center)

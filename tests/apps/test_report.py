@@ -80,14 +80,19 @@ def test_names_are_escaped_everywhere(tmp_path):
     picture = _picture(8, 8)
     text = report.write(
         tmp_path / "report.html", title=evil, summary=[(evil, evil)], per_class=[{evil: evil}], notes=[evil],
-        examples=[(evil, picture, picture, evil)],
+        colors=[evil], examples=[report.Example(evil, {evil: picture}, evil)],
     ).read_text()  # fmt: skip
     assert "<script" not in text
 
 
 def test_images_are_inside_the_page(tmp_path):
     small, large = _picture(12, 9), _picture(300, 400, 1)
-    page = _parse(_write(tmp_path / "report.html", examples=[report.Example("a", small, large, "worst")]))
+    page = _parse(
+        _write(
+            tmp_path / "report.html",
+            examples=[report.Example("a", {"Ground truth": small, "Prediction": large}, "worst")],
+        )
+    )
     assert [image["alt"] for image in page.images] == ["Ground truth: a", "Prediction: a"]
     kinds = []
     for image, picture in zip(page.images, (small, large), strict=True):
@@ -104,7 +109,7 @@ def test_images_are_inside_the_page(tmp_path):
 
 def test_the_page_refers_to_no_address(tmp_path):
     picture = _picture(8, 8)
-    path = _write(tmp_path / "report.html", examples=[("a", picture, picture, "")])
+    path = _write(tmp_path / "report.html", examples=[report.Example("a", {"Picture": picture})])
     page = _parse(path)
     assert not [value for name, value in page.attributes if name in {"href", "action", "srcset"}]
     assert all(value.startswith("data:") for name, value in page.attributes if name == "src")

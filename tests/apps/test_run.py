@@ -284,7 +284,7 @@ def folder_data(root, semantic_value=1000, label_size=(32, 64)):
         for kind in ("images", "instances"):
             (root / split / kind).mkdir(parents=True)
         for i in range(2):
-            image = np.random.default_rng(i).integers(0, 256, (32, 64, 3), np.uint8)
+            image = np.random.default_rng((i, len(split))).integers(0, 256, (32, 64, 3), np.uint8)
             label = np.zeros(label_size, np.uint16)
             label[4:20, 4:30] = semantic_value + i
             Image.fromarray(image).save(root / split / "images" / f"{i}.png")

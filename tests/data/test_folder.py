@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 import os
 import re
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 from PIL import Image
 
 from jaxseg.config import Data, Folder, UserError
-from jaxseg.data import folder
+from jaxseg.data import Label, folder
+from jaxseg.data.layouts import Fault
 
 CLASSES = ("cell", "wall")
 
@@ -30,14 +32,21 @@ def _data(root: Path, **settings) -> Data:
     return Data(builder="folder", root=str(root), classes=CLASSES, folder=Folder(**settings))
 
 
-def _label(raw, **settings) -> folder.Label:
+def _decoded(raw, things=(True, True), **settings) -> tuple[Label, tuple[Fault, ...]]:
     values = dataclasses.asdict(Folder(**settings))
-    return folder.decode(np.array(raw, np.uint16), folder.Coding(CLASSES, **values), Path("label.png"))
+    return folder.decode(np.array(raw, np.uint16), folder.Coding((1, 2), things, **values), Path("label.png"))
 
 
-def _first(root: Path) -> tuple[bytes, folder.Label]:
+def _label(raw, **settings) -> Label:
+    label, faults = _decoded(raw, **settings)
+    assert not faults
+    return label
+
+
+def _first(root: Path) -> tuple[bytes, Label]:
     layout = folder.layout(_data(root))
-    return folder.read(layout.splits["train"][0], layout.coding)
+    read = layout.read(layout.splits["train"][0])
+    return read.content, read.label
 
 
 def _fails(message: str):
@@ -58,10 +67,16 @@ def test_values_become_classes_and_ids_without_gaps():
     assert (semantic.dtype, instance.dtype) == (np.uint8, np.uint16)
 
 
-def test_zero_may_mean_a_region_without_instances():
-    semantic, instance = _label([[1000, 1001, 2000]], zero_is_instance=False)
-    np.testing.assert_array_equal(semantic, [[1, 1, 2]])
+def test_zero_may_mean_a_group_which_is_ignored_or_stuff():
+    semantic, instance = _label([[1000, 1001, 2000]], things=(True, False), zero_is_instance=False)
+    np.testing.assert_array_equal(semantic, [[255, 1, 2]])
     np.testing.assert_array_equal(instance, [[0, 1, 0]])
+
+
+def test_stuff_has_no_instances_whatever_its_n():
+    semantic, instance = _label([[1000, 2000, 2001]], things=(True, False))
+    np.testing.assert_array_equal(semantic, [[1, 2, 2]])
+    np.testing.assert_array_equal(instance, [[1, 0, 0]])
 
 
 def test_ignored_values_are_255_and_no_instance():
@@ -85,8 +100,11 @@ def test_an_empty_label_is_all_background():
 @pytest.mark.parametrize(("value", "class_id"), [(3001, 3), (17, 0)])
 def test_unknown_class_names_file_id_and_remedy(value, class_id):
     message = f"label.png holds {value}, which means class {class_id} of 1 to 2 (divisor 1000). Mend the label,"
-    with _fails(message):
-        _label([[0, 1000, value]])
+    label, faults = _decoded([[0, 1000, value]])
+    assert [kind for kind, _ in faults] == ["class"]
+    assert faults[0].message.startswith(message)
+    np.testing.assert_array_equal(label.semantic, [[0, 1, 255]])
+    np.testing.assert_array_equal(label.instance, [[0, 1, 0]])
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
@@ -137,7 +155,7 @@ def test_any_mix_of_sizes_in_order_of_names(tmp_path):
     layout = folder.layout(_data(tmp_path))
     assert [pair.name for pair in layout.splits["train"]] == ["a", "b", "c"]
     assert list(layout.splits) == ["train"]
-    assert folder.check(_data(tmp_path)) == []
+    assert layout.faults == ()
 
 
 def _flat(root: Path, count: int) -> dict[str, set[str]]:
@@ -167,7 +185,7 @@ def test_missing_folder(tmp_path):
     with _fails(f"The data folder {tmp_path / 'none'} does not exist. Set --data.root."):
         folder.layout(_data(tmp_path / "none"))
     with _fails("The data folder (none given) does not exist. Set --data.root."):
-        folder.layout(_data(Path()).__class__(builder="folder", classes=CLASSES))
+        folder.layout(Data(builder="folder", classes=CLASSES))
 
 
 def test_folder_without_images(tmp_path):
@@ -188,8 +206,19 @@ def test_missing_label(tmp_path, raw):
     image = _write(tmp_path / "train", "a", raw)
     label = tmp_path / "train" / "instances" / "a.png"
     label.unlink()
-    with _fails(f"{image} has no label. Add {label}, all 0 where the image shows no object."):
-        folder.layout(_data(tmp_path))
+    _write(tmp_path / "train", "b", raw)
+    layout = folder.layout(_data(tmp_path))
+    assert [pair.name for pair in layout.splits["train"]] == ["b"]
+    message = f"{image} has no label. Add {label}, all 0 where the image shows no object."
+    assert layout.faults == (Fault("missing", message),)
+
+
+def test_label_without_image(tmp_path, raw):
+    image = _write(tmp_path / "train", "a", raw)
+    _write(tmp_path / "train", "b", raw)
+    image.unlink()
+    message = f"{tmp_path / 'train' / 'instances' / 'a.png'} has no image. Add one, or remove the label."
+    assert folder.layout(_data(tmp_path)).faults == (Fault("missing", message),)
 
 
 def test_two_images_of_one_name(tmp_path, raw):
@@ -220,7 +249,7 @@ def test_truncated_image_is_named(tmp_path, raw, suffix, keep):
 def test_text_that_calls_itself_an_image_is_named(tmp_path, raw):
     path = _write(tmp_path / "train", "a", raw)
     path.write_text("this is no image")
-    with _fails(f"{path} is not an image that can be read. Restore it or remove it with its label."):
+    with _fails(f"{path} is not an image that can be read. Restore it or remove it with its pair."):
         _first(tmp_path)
 
 
@@ -240,14 +269,48 @@ def test_label_with_colors_is_refused(tmp_path, raw):
         _first(tmp_path)
 
 
-def test_check_collects_every_problem(tmp_path, raw):
-    _write(tmp_path / "train", "good", raw)
-    _write(tmp_path / "train", "large", raw, np.zeros((40, 40, 3), np.uint8))
-    _write(tmp_path / "val", "strange", np.full((4, 4), 9000, np.uint16))
-    problems = folder.check(_data(tmp_path))
-    assert len(problems) == 2
-    assert "large.png" in problems[0]
-    assert "holds 9000" in problems[1]
+@pytest.mark.parametrize(
+    "listed",
+    [["cell", "wall"], [{"name": "cell"}, {"name": "wall", "isthing": 0, "color": [1, 2, 3]}]],
+)
+def test_the_folder_may_list_its_classes(tmp_path, raw, listed):
+    _write(tmp_path / "train", "a", raw)
+    (tmp_path / "classes.json").write_text(json.dumps(listed))
+    layout = folder.layout(dataclasses.replace(_data(tmp_path), classes=()))
+    assert layout.classes.names == ("background", "cell", "wall")
+    assert layout.classes.stuff == ((2,) if isinstance(listed[1], dict) else ())
+    assert layout.read(layout.splits["train"][0]).label.instance.max() == (2 if layout.classes.stuff else 3)
+
+
+def test_classes_that_are_not_chosen_are_background(tmp_path, raw):
+    _write(tmp_path / "train", "a", raw)
+    (tmp_path / "classes.json").write_text('["cell", "wall"]')
+    layout = folder.layout(dataclasses.replace(_data(tmp_path), classes=("wall",)))
+    label = layout.read(layout.splits["train"][0]).label
+    assert layout.classes.names == ("background", "wall")
+    np.testing.assert_array_equal(label.semantic, raw == 2001)
+    np.testing.assert_array_equal(label.instance, raw == 2001)
+
+
+def test_a_class_that_the_folder_does_not_list(tmp_path, raw):
+    _write(tmp_path / "train", "a", raw)
+    (tmp_path / "classes.json").write_text('["cell"]')
+    with _fails(f"'wall' is no class of {tmp_path}. Choose from cell."):
+        folder.layout(_data(tmp_path))
+
+
+def test_a_folder_without_names_of_classes(tmp_path, raw):
+    _write(tmp_path / "train", "a", raw)
+    with _fails(f"The classes of {tmp_path} have no names. Give them as --data.classes, or list them in"):
+        folder.layout(dataclasses.replace(_data(tmp_path), classes=()))
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "[1]", '[{"id": 3}]', "[[]]", '["a", "a"]', "[null]", "[", "nothing"])
+def test_a_list_of_classes_that_is_none(tmp_path, raw, text):
+    _write(tmp_path / "train", "a", raw)
+    (tmp_path / "classes.json").write_text(text)
+    with _fails(str(tmp_path / "classes.json")):
+        folder.layout(_data(tmp_path))
 
 
 def test_fingerprint_follows_files_and_settings(tmp_path, raw):

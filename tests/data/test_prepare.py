@@ -1,7 +1,10 @@
 """Preparing data sets: complete or not at all, once for each state of settings and files."""
 
 import dataclasses
+import os
 import pickle
+import shutil
+import time
 from pathlib import Path
 
 import cv2
@@ -9,7 +12,7 @@ import numpy as np
 import pytest
 
 from jaxseg.config import Data, Folder, Shapes, UserError
-from jaxseg.data import prepare, shapes
+from jaxseg.data import Label, builders, check, prepare, shapes
 
 DSB2018 = Path(__file__).parents[3] / "shared" / "data" / "dsb2018"
 
@@ -78,18 +81,24 @@ def test_source_ends_where_it_should_and_can_be_pickled(data):
     np.testing.assert_array_equal(copy[2].image, source[2].image)
 
 
-def test_class_frequencies_count_labelled_pixels(data):
-    source = prepare.source(data, "train")
-    semantic = np.concatenate([e.semantic.ravel() for e in source])
+def test_class_pixels_are_counted_while_the_data_is_prepared(data):
+    dataset = prepare.dataset(data)
+    source = dataset.split("train")
+    semantic = np.concatenate([source[i].semantic.ravel() for i in range(len(source))])
     expected = np.bincount(semantic, minlength=256)[:5]
-    np.testing.assert_array_equal(prepare.class_frequencies(source, 5), expected)
-    np.testing.assert_array_equal(prepare.class_frequencies(list(source), 5), expected)
+    np.testing.assert_array_equal(check.class_pixels(dataset.records["train"], 5), expected)
     assert expected.sum() == (semantic != 255).sum()
 
 
-def test_class_frequencies_refuse_a_class_without_a_name(data):
-    with pytest.raises(UserError, match=r"holds class \d+, but --data.classes names 1 to 1"):
-        prepare.class_frequencies(prepare.source(data, "train"), 2)
+def test_records_are_those_of_the_stored_examples(data):
+    dataset = prepare.dataset(data)
+    for split, rows in dataset.records.items():
+        source = dataset.split(split)
+        examples = [source[i] for i in range(len(source))]
+        assert [row.name for row in rows] == [e.name for e in examples]
+        for row, e in zip(rows, examples, strict=True):
+            assert row.instances == check.objects(Label(e.semantic, e.instance))
+            assert row.size == e.semantic.shape
 
 
 @pytest.mark.parametrize("classes", [("star", "disc"), tuple(f"c{i}" for i in range(9))])
@@ -127,7 +136,7 @@ def test_a_changed_folder_is_prepared_again(cells):
 
 def test_other_meaning_of_the_same_folder_is_prepared_again(cells):
     assert prepare.source(cells, "val")[0].instance.any()
-    regions = dataclasses.replace(cells, folder=Folder(zero_is_instance=False))
+    regions = dataclasses.replace(cells, folder=Folder(zero_is_instance=False), accept=("empty",))
     assert not prepare.source(regions, "val")[0].instance.any()
 
 
@@ -145,16 +154,95 @@ def test_bad_data_leaves_nothing_behind_and_old_data_alone(cells):
     assert len(prepare.source(cells, "train")) == 2
 
 
-def test_a_preparation_that_was_killed_is_never_used(data, monkeypatch):
-    def killed(*_):
-        raise KeyboardInterrupt
+def test_a_preparation_that_was_interrupted_goes_on_where_it_stopped(data, monkeypatch):
+    drawn, generate = [], shapes.generate
 
-    with monkeypatch.context() as patch:
-        patch.setattr(shapes, "generate", killed)
-        with pytest.raises(KeyboardInterrupt):
-            prepare.source(data, "train")
+    def interrupted(seed, split, index, *rest):
+        if index == 5 and not resumed:
+            raise KeyboardInterrupt
+        drawn.append((split, index))
+        return generate(seed, split, index, *rest)
+
+    monkeypatch.setattr(shapes, "generate", interrupted)
+    monkeypatch.setattr(builders, "PART", 2)
+    resumed = False
+    with pytest.raises(KeyboardInterrupt):
+        prepare.source(data, "train")
     assert not _prepared(data)
+    assert {("train", i) for i in range(4)} <= set(drawn)
+    drawn.clear()
+    resumed = True
+    source = prepare.source(data, "train")
+    assert set(drawn) <= {("train", 4), ("train", 5), *(("val", i) for i in range(3))}
+    for i in range(6):
+        np.testing.assert_array_equal(source[i].image, generate(5, "train", i, (32, 48), 4).image)
+    assert not list((Path(data.cache) / "parts").iterdir())
+
+
+def test_a_damaged_part_is_made_again(data, monkeypatch):
+    monkeypatch.setattr(builders, "PART", 2)
+    part = builders._Builder._part
+
+    def damaged(self, split, start):
+        part(self, split, start)
+        for path in self.builder_config.parts.glob("*.part"):
+            path.write_bytes(path.read_bytes()[:-9])
+        return part(self, split, start)
+
+    monkeypatch.setattr(builders._Builder, "_part", damaged)
     assert len(prepare.source(data, "train")) == 6
+
+
+@pytest.mark.parametrize("damage", ["truncated", "removed", "records"])
+def test_a_half_written_result_is_refused(data, damage):
+    path = Path(prepare.dataset(data).builder.data_path)
+    (shard,) = path.glob("*train.array_record*")
+    if damage == "truncated":
+        shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
+    if damage == "removed":
+        shard.unlink()
+    if damage == "records":
+        (path / "metadata.json").write_text("{}")
+    with pytest.raises(UserError, match=r"damaged: .*Remove that folder; it is made again\."):
+        prepare.source(data, "train")
+
+
+def test_old_rests_of_preparations_are_removed_and_young_ones_left(data):
+    path = Path(prepare.dataset(data).builder.data_path)
+    old, young = path.parent / "1.0.1.incompleteA", path.parent / "1.0.1.incompleteB"
+    shutil.rmtree(path)
+    for rest, age in ((old, 2 * prepare.STALE), (young, 0)):
+        rest.mkdir()
+        os.utime(rest, (time.time() - age,) * 2)
+    prepare.dataset(data)
+    assert not old.exists()
+    assert young.exists()
+
+
+def test_the_class_list_of_the_data_set_becomes_that_of_the_settings(cells):
+    listed = '[{"name": "cell", "color": [9, 8, 7]}, {"name": "ground", "isthing": 0}]'
+    (Path(cells.root) / "classes.json").write_text(listed)
+    resolved, layout = prepare.resolve(dataclasses.replace(cells, classes=()))
+    assert (resolved.classes, resolved.stuff, resolved.colors) == (("cell", "ground"), ("ground",), ())
+    assert layout.classes.things == {1: "cell"}
+    again, other = prepare.resolve(resolved)
+    assert again == resolved
+    assert other.fingerprint() == layout.fingerprint()
+
+
+def test_what_is_accepted_is_left_out(cells):
+    (Path(cells.root) / "train" / "images" / "a.png").write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"a.png is not an image .*--data.accept unreadable goes on all the same"):
+        prepare.source(cells, "train")
+    accepting = dataclasses.replace(cells, accept=("unreadable",))
+    source = prepare.source(accepting, "train")
+    assert [source[i].name for i in range(len(source))] == ["b"]
+
+
+def test_a_split_without_a_usable_image(cells):
+    (Path(cells.root) / "val" / "images" / "c.png").write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"No image of .*/data/val can be used"):
+        prepare.source(dataclasses.replace(cells, accept=("unreadable",)), "train")
 
 
 def test_nothing_is_printed_on_stdout(data, capsys):

@@ -9,7 +9,7 @@ from jaxseg.types import Outputs, Targets
 HEIGHT, WIDTH, CLASSES, DIMS, SLOTS = 5, 6, 4, 3, 4
 
 
-def make_targets(semantic, instance, slots=SLOTS):
+def make_targets(semantic, instance, slots=SLOTS, unknown=False):
     """Targets whose centers are each instance's first element in row-major order, confidence 1 there."""
     semantic, instance = np.array(semantic, np.uint8), np.array(instance, np.int32)
     confidence = np.zeros(instance.shape, np.float32)
@@ -17,7 +17,8 @@ def make_targets(semantic, instance, slots=SLOTS):
     for i in range(1, instance.max(initial=0) + 1):
         place = tuple(np.argwhere(instance == i)[0])
         confidence[place], center[i - 1], class_id[i - 1], valid[i - 1] = 1, place, semantic[place], True
-    arrays = [jnp.asarray(x) for x in (semantic, instance, confidence, center, class_id, valid)]
+    lost = np.broadcast_to(unknown, instance.shape)
+    arrays = [jnp.asarray(x) for x in (semantic, instance, lost, confidence, center, class_id, valid)]
     return Targets(*arrays, vanished=jnp.int32(0), overflow=jnp.int32(0))
 
 
@@ -28,13 +29,13 @@ def random_outputs(seed):
 
 
 def random_targets(seed):
-    """Three instances, some background, an ignored corner, and one element of class 2 without instance."""
+    """Three instances, some background, an ignored corner, beside it class 2 without slot and class 2 as stuff."""
     rng = np.random.default_rng(seed)
     instance = rng.integers(0, 4, (HEIGHT, WIDTH))
-    instance[0, :2] = 0
+    instance[0, :3] = 0
     semantic = np.where(instance > 0, 1 + instance % 3, 0)
-    semantic[0, :2] = 255, 2
-    return make_targets(semantic, instance)
+    semantic[0, :3] = 255, 2, 2
+    return make_targets(semantic, instance, unknown=np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) == 1)
 
 
 EMPTY = np.zeros((HEIGHT, WIDTH), int)
@@ -42,7 +43,8 @@ ONE = np.pad(np.ones((2, 2), int), ((1, 2), (1, 3)))
 EDGES = {
     "empty": make_targets(EMPTY, EMPTY),
     "ignored": make_targets(EMPTY + 255, EMPTY),
-    "no slot": make_targets(EMPTY + 3, EMPTY),
+    "no slot": make_targets(EMPTY + 3, EMPTY, unknown=True),
+    "stuff": make_targets(EMPTY + 3, EMPTY),
     "one element": make_targets(EMPTY + np.eye(HEIGHT, WIDTH, dtype=int), np.eye(HEIGHT, WIDTH, dtype=int)),
     "one instance": make_targets(ONE, ONE),
 }

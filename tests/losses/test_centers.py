@@ -14,8 +14,7 @@ gradient_of_focal = jax.jit(jax.value_and_grad(lambda *args: centers.focal(*args
 def naive_focal(outputs, targets, alpha, gamma):
     total, positives, elements = 0.0, 0, 0
     for place, logit in np.ndenumerate(np.float64(outputs.center)):
-        label, instance = int(targets.semantic[place]), int(targets.instance[place])
-        if label == 255 or (label > 0 and instance == 0):
+        if targets.semantic[place] == 255 or targets.unknown[place]:
             continue
         prob, elements = 1 / (1 + np.exp(-logit)), elements + 1
         if targets.confidence[place] == 1:
@@ -40,9 +39,7 @@ def test_equals_the_equation(draw, seed, alpha, gamma):
 def test_without_focus_it_is_half_the_binary_cross_entropy(outputs, targets):
     result = focal(outputs, targets, 0.5, 0.0)
     z, y = np.float64(outputs.center), np.array(targets.confidence)
-    counted = (np.array(targets.semantic) != 255) & (
-        (np.array(targets.semantic) == 0) | (np.array(targets.instance) > 0)
-    )
+    counted = (np.array(targets.semantic) != 255) & ~np.array(targets.unknown)
     entropy = np.maximum(z, 0) - z * y + np.log1p(np.exp(-np.abs(z)))
     np.testing.assert_allclose(result.total, entropy[counted].sum() / 2, rtol=1e-5)
 
@@ -73,6 +70,9 @@ def test_elements_without_known_center_get_no_gradient(outputs, targets):
     assert targets.semantic[0, 0] == 255
     assert targets.semantic[0, 1] == 2
     np.testing.assert_array_equal(gradient[0, :2], 0)
+    # Stuff of the same class is no center for certain.
+    assert targets.semantic[0, 2] == 2
+    assert gradient[0, 2] > 0
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])

@@ -1,0 +1,156 @@
+"""`jaxseg data show`: a page of what the labels mean, and what the network gets to see and is asked for."""
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jax
+import numpy as np
+from jaxtyping import Array
+from rich.console import Console
+
+from jaxseg import config, targets, visualize
+from jaxseg.apps import files, report
+from jaxseg.data import Example
+from jaxseg.ops import superpixels
+from jaxseg.types import ClassList, Targets
+
+ENLARGED = 512
+"""Small pictures are enlarged by whole factors up to about this many pixels, so that their elements can be seen."""
+
+
+CELLS = 40
+"""Superpixels that are shown along each side."""
+
+
+def show(settings: config.Config, split: str, images: int, output: Path) -> Path:
+    """Writes the page.
+
+    Args:
+      settings: whose data, augmentation, grid and targets are shown.
+      split: "train", "val" or "test".
+      images: most images to show, evenly spread over the split.
+      output: HTML file.
+
+    Returns:
+      Its path.
+
+    Raises:
+      UserError: the data set cannot be listed, has no such split, or none of the images can be read.
+    """
+    from jaxseg.data import check, prepare
+
+    files.require_file(output)
+    data, layout = prepare.resolve(settings.data)
+    if split not in layout.splits:
+        raise config.UserError(f"{layout.title} has no split {split}, only {', '.join(layout.splits)}.")
+    items = layout.splits[split]
+    chosen = sorted(set(np.linspace(0, len(items) - 1, min(images, len(items))).round().astype(int)))
+    faults, examples = list(layout.faults), []
+    for i in prepare.progress(chosen, len(chosen), f"drawing {split}"):
+        image = check.examine(layout, items[i])
+        faults += image.faults
+        if image.labelled is not None:
+            pixels = cv2.imdecode(np.frombuffer(image.labelled.content, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+            example = Example(np.ascontiguousarray(pixels), *image.labelled.label, items[i].name)
+            examples.append(_example(example, settings, data, layout.classes, int(i)))
+    if not examples:
+        raise config.UserError(f"{layout.title}: none of the images can be shown. {faults[0].message}")
+    colors = visualize.class_colors(layout.classes)
+    with files.writing(output):
+        report.write(
+            output,
+            title=f"{layout.title}: {split}",
+            summary=[
+                ("images in the split", len(items)),
+                ("shown", len(examples)),
+                ("superpixels", settings.superpixels.size),
+            ],
+            per_class=[
+                {"id": i, "class": name, "kind": "thing" if i in layout.classes.things else "stuff" if i else ""}
+                for i, name in enumerate(layout.classes.names)
+            ],
+            colors=[report.css(color) for color in colors[: len(layout.classes)]],
+            notes=[*_NOTES, *(fault.message for fault in faults)],
+            examples=examples,
+        )
+    Console(stderr=True, soft_wrap=True).print(f"wrote {output}", markup=False)
+    return output
+
+
+_NOTES = (
+    "Hatched gray is ignored: no loss and no metric counts it.",
+    "The network sees augmented crops like the two that are shown; targets belong to the first of them.",
+    "Targets are shown on the grid, each element as one square.",
+)
+
+
+def _example(
+    example: Example, settings: config.Config, data: config.Data, classes: ClassList, seed: int
+) -> report.Example:
+    """Labels, two augmented versions, and superpixels and targets of the first."""
+    from jaxseg.data.augment import augment
+
+    first, second = (augment(np.random.default_rng((seed, i)), example, data, settings.model.size) for i in range(2))
+    pictures = {
+        "Labels: class and id": visualize.overlay(*map(_enlarged, example[:3]), None, classes, ids=True),
+        "Classes": visualize.semantic_colors(example.semantic, example.image, classes=classes),
+        "As the network sees it": first.image,
+        "The same with its labels": visualize.overlay(*map(_enlarged, first[:3]), None, classes),
+        "Augmented otherwise": visualize.overlay(*map(_enlarged, second[:3]), None, classes),
+        **_grid(first, settings, classes),
+    }
+    height, width = example.semantic.shape
+    count = len(np.unique(example.instance[example.instance > 0]))
+    caption = f"{height} x {width}, {count} objects"
+    return report.Example(example.name, {name: _enlarged(p) for name, p in pictures.items()}, caption)
+
+
+def _grid(example: Example, settings: config.Config, classes: ClassList) -> Iterator | dict[str, np.ndarray]:
+    """Superpixels and targets of a training example."""
+    k, wanted = settings.superpixels.size, settings.targets
+    made = _targets(
+        *example[:3],
+        k,
+        wanted.max_instances,
+        wanted.center,
+        wanted.radius,
+        np.float32(settings.superpixels.compactness),
+    )
+    ids, truth = jax.device_get(made)
+
+    def blocks(grid: Any) -> np.ndarray:
+        return np.asarray(grid).repeat(k, 0).repeat(k, 1)
+
+    semantic, instance = blocks(truth.semantic), blocks(truth.instance)
+    lost = f", {int(truth.vanished)} vanished" if truth.vanished else ""
+    return {
+        "Superpixels of a part, enlarged": _part(example.image, ids, k, np.asarray(truth.center[0]) * k),
+        "Target: classes": visualize.semantic_colors(semantic, example.image, classes=classes),
+        f"Target: instances{lost}": visualize.overlay(example.image, semantic, instance, None, classes, labels=False),
+        "Target: centers": visualize.heatmap(blocks(truth.confidence), example.image, alpha=0.6),
+    }
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+def _targets(
+    image: Array, semantic: Array, instance: Array, k: int, slots: int, style: str, radius: float, compactness: Array
+) -> tuple[Array, Targets]:
+    assignment = superpixels.assign(image, k, compactness)
+    return superpixels.ids(assignment, k), targets.make(semantic, instance, assignment, k, slots, style, radius)
+
+
+def _part(image: np.ndarray, ids: np.ndarray, k: int, around: np.ndarray) -> np.ndarray:
+    """Superpixels large enough to be seen as such: `CELLS` by as many, around an object where there is one."""
+    starts = np.clip(around - CELLS * k // 2, 0, np.maximum(np.array(image.shape[:2]) - CELLS * k, 0))
+    window = tuple(slice(int(start), int(start) + CELLS * k) for start in starts)
+    factor = max(1, ENLARGED // (CELLS * k))
+    parts = (array[window].repeat(factor, 0).repeat(factor, 1) for array in (image, ids))
+    return visualize.superpixel_edges(*parts)
+
+
+def _enlarged(picture: np.ndarray) -> np.ndarray:
+    factor = max(1, ENLARGED // max(picture.shape[:2]))
+    return picture.repeat(factor, 0).repeat(factor, 1)
