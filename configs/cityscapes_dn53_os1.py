@@ -3,7 +3,9 @@
 Milioto et al., ICRA 2019, report AP50 46.7, AP 22.3, IoU 65.4; 5.5 frames/s.
 
 The paper gives no training recipe; this one is that of the related embedding methods (Adam 5e-4, poly decay).
-On generated images:
+python train.py --config configs/cityscapes_dn53_os1.py --data.root CITYSCAPES --workdir DIR
+
+Without Cityscapes, on generated images:
 python train.py --config configs/cityscapes_dn53_os1.py --data.builder shapes --data.shapes.size 512 1024 --workdir DIR
 """
 

@@ -3,7 +3,9 @@
 Milioto et al., ICRA 2019, report AP50 45.2, AP 21.1, IoU 60.4; 31 frames/s.
 
 The paper gives no training recipe; this one is that of the related embedding methods (Adam 5e-4, poly decay).
-On generated images:
+python train.py --config configs/cityscapes_mnv2_os4.py --data.root CITYSCAPES --workdir DIR
+
+Without Cityscapes, on generated images:
 python train.py --config configs/cityscapes_mnv2_os4.py --data.builder shapes --data.shapes.size 512 1024 --workdir DIR
 """
 

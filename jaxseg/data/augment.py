@@ -78,7 +78,7 @@ def random_crop(
     """Cuts a window out where the scaled image exceeds the size; half of the time one that shows some object.
 
     The window is cut at whole pixels of the example and resized then, so that nothing is resized only to be thrown
-    away. Its scale is therefore off by up to half a pixel over its extent; image and labels are so together.
+    away. Its scale is therefore off by up to half a pixel over its extent, for image and labels alike.
 
     Args:
       rng: source of all randomness.
@@ -98,21 +98,34 @@ def random_crop(
         lengths = tuple(max(1, round(whole[axis] * kept[axis] / wanted[axis])) for axis in range(2))
         example = _cut(example, _random_window(rng, whole, lengths, point))
     result = resize(example, kept)
-    pixels = np.bincount(result.instance.ravel())
+    pixels = count(result.instance)
     few = (int(i) for i in np.flatnonzero(pixels[1:] < REMAINS) + 1 if pixels[i])
-    # Only what is small is compared with the whole, since counting the whole takes longer than cutting it.
+    # Only what is small is compared with the whole: there is little of it, and the whole need not be counted.
     remains = [i for i in few if np.count_nonzero(example.instance == i) < np.count_nonzero(instance == i)]
     return identify(result, pixels, remains)
 
 
 def _point_of_instance(rng: np.random.Generator, instance: np.ndarray) -> tuple[int, int] | None:
     """A random pixel of a random object, so that small objects are shown as often as large ones."""
-    ids = np.flatnonzero(np.bincount(instance.ravel())[1:]) + 1
+    ids = np.flatnonzero(count(instance)[1:]) + 1
     if not ids.size:
         return None
     pixels = np.flatnonzero(instance == rng.choice(ids))
     y, x = divmod(int(rng.choice(pixels)), instance.shape[1])
     return y, x
+
+
+def count(instance: np.ndarray) -> np.ndarray:
+    """Pixels of each id.
+
+    Args:
+      instance: (H, W) uint16.
+
+    Returns:
+      (highest id + 1,) float32, exact below 2**24. NumPy's bincount takes five times as long for the ids of an image.
+    """
+    ids = int(instance.max()) + 1
+    return cv2.calcHist([instance], [0], None, [ids], [0, ids]).ravel()
 
 
 def _random_window(

@@ -128,7 +128,12 @@ def _eight_bits(pixels: np.ndarray, name: str) -> np.ndarray:
         raise DataError("unreadable", f"{name} holds {pixels.dtype} values. Convert it to 8 or 16 bits a channel.")
     if pixels.ndim == 3:
         pixels = pixels[..., 0] if pixels.shape[2] <= 2 else pixels[..., :3]
-    return pixels if pixels.dtype == np.uint8 else ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if pixels.dtype == np.uint8:
+        return pixels
+    wide = pixels.astype(np.uint32)
+    wide += 128
+    wide //= 257
+    return wide.astype(np.uint8)
 
 
 def label_map(content: bytes, name: str) -> np.ndarray:

@@ -173,7 +173,9 @@ def test_broken_data_is_found_and_stops_training_unless_it_is_accepted(name, tmp
     builder, kind, named, harm = BROKEN[name]
     harm(MAKE[builder](tmp_path / "data"))
     file = _config(tmp_path, builder, ("car",) if builder == "cityscapes" else ("disc",))
-    with pytest.raises(config.UserError, match=rf"training stops at 1 of the faults.*--data.accept {kind}\.") as stopped:
+    with pytest.raises(
+        config.UserError, match=rf"training stops at 1 of the faults.*--data.accept {kind}\."
+    ) as stopped:
         cli.data(["check", "--config", file])
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"{kind}: ")]
     assert len(lines) == 1

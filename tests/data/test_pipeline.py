@@ -79,6 +79,32 @@ def test_shards_put_together_are_the_whole_batch(source, shards):
     assert _same(joined, _batches(source, start=1, steps=5))
 
 
+@pytest.mark.parametrize(("before", "after"), [(1, 4), (4, 2), (2, 1)])
+def test_going_on_with_another_number_of_shards_changes_nothing(source, before, after):
+    parts = [_batches(source, steps=3, shard=i, shards=before) for i in range(before)]
+    parts_after = [_batches(source, start=3, steps=6, shard=i, shards=after) for i in range(after)]
+    joined = [
+        tuple(map(np.concatenate, zip(*rows, strict=True)))
+        for run in (parts, parts_after)
+        for rows in zip(*run, strict=True)
+    ]
+    assert _same(joined, _batches(source, steps=6))
+
+
+def test_batches_do_not_share_memory(source):
+    """A batch is the reader's to keep: later ones do not write into it."""
+    batches = _batches(source, steps=4)
+    arrays = [array for batch in batches for array in batch]
+    assert all(array.flags.c_contiguous and array.flags.writeable for array in arrays)
+    assert not any(np.shares_memory(a, b) for i, a in enumerate(arrays) for b in arrays[:i])
+
+
+def test_the_number_of_threads_changes_nothing(source, monkeypatch):
+    expected = _batches(source)
+    monkeypatch.setattr(pipeline, "THREADS", 7)
+    assert _same(_batches(source), expected)
+
+
 def test_seed_changes_order_and_augmentation(source):
     assert _same(_batches(source), _batches(source))
     assert _seen(source, _batches(source, PLAIN)) != _seen(source, _batches(source, PLAIN, seed=4))
