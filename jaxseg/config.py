@@ -215,7 +215,7 @@ def check_classes(
         f"`data.colors` must be one a class: got {len(colors)} for {len(names)} classes.",
     )
     _check(
-        all(len(rgb) == 3 and 0 <= min(rgb) and max(rgb) <= 255 for rgb in colors),
+        all(len(rgb) == 3 and min(rgb) >= 0 and max(rgb) <= 255 for rgb in colors),
         "`data.colors` are red, green and blue, each 0 to 255.",
     )
 

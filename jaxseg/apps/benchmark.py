@@ -68,8 +68,11 @@ def _scenes(size: tuple[int, int], count: int, classes: int) -> tuple[np.ndarray
     from jaxseg.data import shapes
 
     scenes = [shapes.scene(np.random.default_rng(i), size, min(classes, 8)) for i in range(count)]
-    image, semantic, instance = (np.stack([s[i] for s in scenes]) for i in range(3))
-    return image, semantic, instance
+    return (
+        np.stack([s.image for s in scenes]),
+        np.stack([s.semantic for s in scenes]),
+        np.stack([s.instance for s in scenes]),
+    )
 
 
 def _stages(settings: config.Config, size: tuple[int, int]) -> dict[str, tuple[Callable, Callable]]:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,7 +68,7 @@ def check(settings: config.Config, images: int, output: Path | None = None) -> d
     _show(figures, layout.title)
     if output:
         files.write_json(output, figures)
-    _conclude(figures["faults"], layout.title)
+    _conclude(faults, data.accept, layout.title)
     return figures
 
 
@@ -83,7 +82,7 @@ def _split(rows: Sequence[Any]) -> dict[str, Any]:
     return {
         "images": len(rows),
         "instances": int(np.sum(counts)),
-        "images_without_instances": int(np.sum(np.array(counts) == 0)) if rows else 0,
+        "images_without_instances": [row.name for row in rows if not row.instances],
         "instances_an_image": _quantiles(counts),
         "pixels_an_instance": _quantiles(areas),
         "ignored": checks.ignored_share(rows),
@@ -129,19 +128,18 @@ class _Vanished:
 
     def add(self, labelled: Any) -> None:
         """Counts one image, if it is among those chosen."""
-        from jaxseg.data import augment
+        from jaxseg.data import augment, images
 
         self._seen += 1
         if self._seen - 1 not in self._chosen:
             return
-        pixels = cv2.imdecode(np.frombuffer(labelled.content, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
-        example = Example(pixels, *labelled.label)
+        example = Example(images.rgb(labelled.content), *labelled.label)
         if self._size and example.semantic.shape != self._size:
             example = augment.resize(example, self._size)
         self._used += 1
-        self._objects += len(np.unique(labelled.label.instance[labelled.label.instance > 0]))
-        shrunk = len(np.unique(example.instance[example.instance > 0]))
-        lost = len(np.unique(labelled.label.instance[labelled.label.instance > 0])) - shrunk
+        count = _count(labelled.label.instance)
+        self._objects += count
+        lost = count - _count(example.instance)
         padded = _padded(example)
         for k in GRIDS:
             self._counts[k] += lost + int(_vanished(*padded, k, np.float32(self._compactness)))
@@ -150,6 +148,10 @@ class _Vanished:
         """Share of the objects that vanish, by superpixel size."""
         share = {str(k): count / max(self._objects, 1) for k, count in self._counts.items()}
         return {"images": self._used, "objects": self._objects, "share": share}
+
+
+def _count(instance: np.ndarray) -> int:
+    return int((np.bincount(instance.ravel(), minlength=1)[1:] > 0).sum())
 
 
 def _padded(example: Example) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -168,10 +170,10 @@ def _vanished(image: Array, semantic_map: Array, instance: Array, k: int, compac
     return targets.make(semantic_map, instance, assignment, k, 1, "point").vanished
 
 
-def _conclude(faults: Sequence[Mapping[str, Any]], title: str) -> None:
-    stopping = [fault for fault in faults if not fault["accepted"]]
+def _conclude(faults: Sequence[Any], accepted: Sequence[str], title: str) -> None:
+    stopping = [fault.kind for fault in faults if fault.kind not in accepted]
     if stopping:
-        kinds = " ".join(sorted({fault["kind"] for fault in stopping}))
+        kinds = " ".join(sorted(set(stopping)))
         raise config.UserError(
             f"{title}: training stops at {len(stopping)} of the faults listed above. Mend them, or go on all the same "
             f"with --data.accept {kinds}."
@@ -185,7 +187,7 @@ def _rows(figures: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
             split,
             f"{row['images']:,}",
             f"{row['instances']:,}",
-            f"{row['images_without_instances']:,}",
+            f"{len(row['images_without_instances']):,}",
             f"{counts['median']:g} / {counts['p95']:g} / {counts['most']}",
             f"{areas['p5']:g} / {areas['median']:g} / {areas['p95']:g}",
             f"{100 * row['ignored']:.1f}",

@@ -46,7 +46,7 @@ class Score:
     def add(self, found: Segmentation, truth: Label) -> instance.ImageMatches:
         """Counts one image, at the label's size."""
         rows, size = found.instances, truth.semantic.shape
-        predicted = enlarged(Label(found.semantic, found.instance), size)
+        predicted = enlarged(Label(np.asarray(found.semantic), np.asarray(found.instance)), size)
         self.confusion = self.confusion + semantic.Confusion.of(predicted.semantic, truth.semantic, self.classes)
         matches = instance.matches(
             predicted.instance, rows.class_id, rows.score, rows.valid, truth.instance, truth.semantic
@@ -92,7 +92,7 @@ def enlarged(label: Label, size: tuple[int, ...]) -> Label:
     rows, columns = (
         ((np.arange(size[axis]) + 0.5) * label.semantic.shape[axis] / size[axis]).astype(np.int64) for axis in range(2)
     )
-    return Label(*(np.asarray(array)[rows[:, None], columns] for array in label))
+    return Label(*(array[rows[:, None], columns] for array in label))
 
 
 def _number(value: Any) -> float | None:

@@ -1,11 +1,9 @@
 """`jaxseg data show`: a page of what the labels mean, and what the network gets to see and is asked for."""
 
 import functools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import jax
 import numpy as np
 from jaxtyping import Array
@@ -41,6 +39,7 @@ def show(settings: config.Config, split: str, images: int, output: Path) -> Path
       UserError: the data set cannot be listed, has no such split, or none of the images can be read.
     """
     from jaxseg.data import check, prepare
+    from jaxseg.data import images as read
 
     files.require_file(output)
     data, layout = prepare.resolve(settings.data)
@@ -53,8 +52,7 @@ def show(settings: config.Config, split: str, images: int, output: Path) -> Path
         image = check.examine(layout, items[i])
         faults += image.faults
         if image.labelled is not None:
-            pixels = cv2.imdecode(np.frombuffer(image.labelled.content, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
-            example = Example(np.ascontiguousarray(pixels), *image.labelled.label, items[i].name)
+            example = Example(read.rgb(image.labelled.content), *image.labelled.label, items[i].name)
             examples.append(_example(example, settings, data, layout.classes, int(i)))
     if not examples:
         raise config.UserError(f"{layout.title}: none of the images can be shown. {faults[0].message}")
@@ -95,11 +93,11 @@ def _example(
 
     first, second = (augment(np.random.default_rng((seed, i)), example, data, settings.model.size) for i in range(2))
     pictures = {
-        "Labels: class and id": visualize.overlay(*map(_enlarged, example[:3]), None, classes, ids=True),
+        "Labels: class and id": _overlay(example, classes, ids=True),
         "Classes": visualize.semantic_colors(example.semantic, example.image, classes=classes),
         "As the network sees it": first.image,
-        "The same with its labels": visualize.overlay(*map(_enlarged, first[:3]), None, classes),
-        "Augmented otherwise": visualize.overlay(*map(_enlarged, second[:3]), None, classes),
+        "The same with its labels": _overlay(first, classes),
+        "Augmented otherwise": _overlay(second, classes),
         **_grid(first, settings, classes),
     }
     height, width = example.semantic.shape
@@ -108,7 +106,12 @@ def _example(
     return report.Example(example.name, {name: _enlarged(p) for name, p in pictures.items()}, caption)
 
 
-def _grid(example: Example, settings: config.Config, classes: ClassList) -> Iterator | dict[str, np.ndarray]:
+def _overlay(example: Example, classes: ClassList, ids: bool = False) -> np.ndarray:
+    image, semantic, instance = _enlarged(example.image), _enlarged(example.semantic), _enlarged(example.instance)
+    return visualize.overlay(image, semantic, instance, None, classes, ids=ids)
+
+
+def _grid(example: Example, settings: config.Config, classes: ClassList) -> dict[str, np.ndarray]:
     """Superpixels and targets of a training example."""
     k, wanted = settings.superpixels.size, settings.targets
     made = _targets(
@@ -147,8 +150,8 @@ def _part(image: np.ndarray, ids: np.ndarray, k: int, around: np.ndarray) -> np.
     starts = np.clip(around - CELLS * k // 2, 0, np.maximum(np.array(image.shape[:2]) - CELLS * k, 0))
     window = tuple(slice(int(start), int(start) + CELLS * k) for start in starts)
     factor = max(1, ENLARGED // (CELLS * k))
-    parts = (array[window].repeat(factor, 0).repeat(factor, 1) for array in (image, ids))
-    return visualize.superpixel_edges(*parts)
+    pixels, labels = (array[window].repeat(factor, 0).repeat(factor, 1) for array in (image, ids))
+    return visualize.superpixel_edges(pixels, labels)
 
 
 def _enlarged(picture: np.ndarray) -> np.ndarray:

@@ -36,7 +36,7 @@ class Record(NamedTuple):
     @classmethod
     def of(cls, name: str, labelled: Labelled) -> "Record":
         """The record of one image."""
-        semantic, instance = labelled.label
+        semantic = labelled.label.semantic
         counts = np.bincount(semantic.ravel(), minlength=256)
         pixels = {int(i): int(counts[i]) for i in np.flatnonzero(counts)}
         height, width = semantic.shape

@@ -6,8 +6,8 @@ each name puts about one image in ten into val. A pixel of an instance map is cl
 mix of image sizes will do.
 
 ``classes.json`` at the root may list the classes, from id 1 on: names, or objects with ``name`` and, where they apply,
-``isthing`` (0 for a class without instances) and ``color`` (red, green, blue), as COCO's categories are written. Without
-it `Data.classes` is that list.
+``isthing`` (0 for a class without instances) and ``color`` (red, green, blue), as COCO's categories are written.
+Without it `Data.classes` is that list.
 """
 
 import dataclasses

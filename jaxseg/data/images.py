@@ -1,12 +1,13 @@
 """Images and label maps from files that nobody vouches for.
 
 A file is refused before its pixels are decoded where it claims more than `PIXELS` pixels or holds more than `CONTENT`
-bytes; what is decoded takes at most 24 bytes a pixel at a time (three channels of 16 bits, twice, and their decoder's
-copy): under 1.7 GiB, and far less for photographs of 8 bits. Files that end early are refused too.
+bytes; what is decoded takes at most 24 bytes a pixel at a time (four channels of 16 bits, twice, and their decoder's
+copy), 1.5 GiB, and a quarter of that for photographs of 8 bits. Files that end early are refused too.
 """
 
 import hashlib
 import io
+import threading
 import warnings
 from pathlib import Path
 
@@ -26,6 +27,31 @@ PIXELS = 1 << 26
 
 CONTENT = 1 << 29
 """Most bytes of an image file."""
+
+
+class _Silence:
+    """No warnings while any thread is within: `warnings.catch_warnings` would restore another thread's filters."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._within = 0
+        self._before = warnings.catch_warnings(action="ignore")
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._within += 1
+            if self._within == 1:
+                self._before = warnings.catch_warnings(action="ignore")
+                self._before.__enter__()
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._within -= 1
+            if not self._within:
+                self._before.__exit__(None, None, None)
+
+
+_SILENCE = _Silence()
 
 
 def file_content(path: Path, kind: Problem) -> bytes:
@@ -61,13 +87,11 @@ def verified(content: bytes, name: str, kind: Problem) -> str:
     """
     try:
         # What Pillow warns of, it either survives or raises in the end; the user gets one line in that case.
-        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        with _SILENCE, Image.open(io.BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
             if width * height > PIXELS:
-                raise DataError(
-                    kind,
-                    f"{name} claims {height} x {width} pixels, over the {PIXELS >> 20} million that are read. Shrink it.",
-                )
+                text = f"{name} claims {height} x {width} pixels, over the {PIXELS >> 20} million that are read."
+                raise DataError(kind, f"{text} Shrink it.")
             # OpenCV fills what is missing of a truncated file with gray and says nothing.
             image.load()
             return image.format or ""
@@ -160,13 +184,17 @@ def label_map(content: bytes, name: str) -> np.ndarray:
     return raw
 
 
+def rgb(content: bytes) -> np.ndarray:
+    """Pixels of a stored image: (H, W, 3) uint8 RGB."""
+    return decoded(content, "a stored image", "unreadable", cv2.IMREAD_COLOR_RGB)
+
+
 def digest(pixels: np.ndarray) -> str:
     """The same for the same pixels, whatever file they came from; gray equals the color image that shows it."""
     if pixels.ndim == 3 and (pixels[..., :1] == pixels).all():
         pixels = pixels[..., 0]
-    return hashlib.blake2b(
-        np.ascontiguousarray(pixels), digest_size=8, salt=str(pixels.shape).encode()[:16]
-    ).hexdigest()
+    content = np.ascontiguousarray(pixels).data
+    return hashlib.blake2b(content, digest_size=8, salt=str(pixels.shape).encode()[:16]).hexdigest()
 
 
 def png(pixels: np.ndarray) -> bytes:

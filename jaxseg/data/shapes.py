@@ -95,12 +95,12 @@ class Place(NamedTuple):
     Attributes:
       name: of the scene.
       split: "train" or "val".
-      index: in its split.
+      number: in its split.
     """
 
     name: str
     split: str
-    index: int
+    number: int
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Layout(layouts.Layout):
 
     def read(self, item: Place) -> layouts.Labelled:
         """Draws one scene."""
-        drawn = generate(self.seed, item.split, item.index, self.size, len(self.classes) - 1)
+        drawn = generate(self.seed, item.split, item.number, self.size, len(self.classes) - 1)
         pixels = drawn.image[..., ::-1]
         return layouts.Labelled(images.png(pixels), images.digest(pixels), Label(drawn.semantic, drawn.instance))
 

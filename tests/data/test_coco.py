@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jaxseg.config import Coco, Data, Folder, UserError
-from jaxseg.data import coco, folder, images
+from jaxseg.data import coco, folder, images, masks
 from jaxseg.data.layouts import DataError, Labelled
 
 HEIGHT, WIDTH = 12, 16
@@ -375,7 +375,7 @@ def test_codes_of_large_masks_are_those_of_pycocotools():
     for size in ((1, 1), (1, 4000), (4000, 1), (900, 1100)):
         for share in (0.0, 0.001, 0.5, 1.0):
             mask = np.asfortranarray(rng.random(size) < share).astype(np.uint8)
-            runs = coco._decompressed(tools.encode(mask)["counts"].decode())
+            runs = masks._decompressed(tools.encode(mask)["counts"].decode())
             np.testing.assert_array_equal(np.repeat(np.arange(len(runs)) % 2, runs), mask.ravel(order="F"))
 
 
@@ -505,18 +505,18 @@ def test_wrong_crowd(tmp_path, value):
 
 def test_work_and_objects_are_bounded(tmp_path, monkeypatch):
     annotations = [_annotation(_runs(_mask((n, 0, n + 1, 1))), id=n) for n in range(4)]
-    monkeypatch.setattr(coco, "OBJECTS", 3)
+    monkeypatch.setattr(masks, "OBJECTS", 3)
     with pytest.raises(DataError, match=r"annotation 3 of .* is one of more than 3 objects in an image. Mend it"):
         _read(tmp_path, annotations)
-    monkeypatch.setattr(coco, "WORK", 2)
+    monkeypatch.setattr(masks, "WORK", 2)
     with pytest.raises(
         DataError, match=r"annotation 2 of .* is the one at which the masks of this image cover more than"
     ):
         _read(tmp_path, annotations)
-    monkeypatch.setattr(coco, "OUTLINE", 50)
+    monkeypatch.setattr(masks, "OUTLINE", 50)
     with pytest.raises(DataError, match=r"annotation 7 of .* has a polygon whose outline is longer than 10 pixels"):
         _read(tmp_path, [_annotation([SQUARE])])
-    monkeypatch.setattr(coco, "CODE", 5)
+    monkeypatch.setattr(masks, "CODE", 5)
     with pytest.raises(DataError, match="has a run-length code that is none"):
         _read(tmp_path, [_annotation(_code(_mask((0, 0, 3, 3))))])
     with pytest.raises(DataError, match="has a run-length code whose counts are"):
@@ -735,7 +735,7 @@ def test_wrong_segments(tmp_path, segments, message):
 
 def test_too_many_segments(tmp_path, monkeypatch):
     _panoptic(tmp_path, IDS, SEGMENTS)
-    monkeypatch.setattr(coco, "OBJECTS", 3)
+    monkeypatch.setattr(masks, "OBJECTS", 3)
     with pytest.raises(DataError, match="is one of more than 3 segments in an image"):
         _only(tmp_path)
 
@@ -866,5 +866,5 @@ def test_things_of_coco_are_the_same_as_coco_and_as_a_folder():
 
 
 def test_limits_fit_the_numbers_that_hold_them():
-    assert 3 * coco.LEVEL < 2**31
+    assert 3 * masks.LEVEL < 2**31
     assert 5 * 3 * images.PIXELS < 2**31, "pycocotools keeps fifths of a pixel in 32 bits"

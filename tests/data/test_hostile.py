@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 import traceback
+import tracemalloc
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ import numpy as np
 import pytest
 
 from jaxseg.config import Coco, Data, UserError
-from jaxseg.data import coco, documents, folder, images
+from jaxseg.data import coco, documents, folder, images, masks
 from jaxseg.data.layouts import DataError, Layout
 
 HEIGHT, WIDTH = 12, 16
@@ -100,6 +101,26 @@ def test_json_over_the_limit_is_not_even_read(tmp_path, monkeypatch):
         coco.layout(_data(tmp_path))
 
 
+def test_json_that_would_fill_the_memory_is_not_parsed(tmp_path, monkeypatch):
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps(_instances()))
+    monkeypatch.setattr(documents, "MEMORY", 10_000)
+    monkeypatch.setattr(documents.json, "loads", lambda *_, **__: pytest.fail("parsed"))
+    with pytest.raises(UserError, match=f"^{path} would take over 0 GiB of memory. Split it.$"):
+        coco.layout(_data(tmp_path))
+
+
+@pytest.mark.parametrize("item", ["[]", "{}", '{"a": 1}', "1.5", '"ab"', "[1, 2]", "12345678901234567890", '"é"'])
+def test_what_json_takes_is_not_underestimated(item):
+    content = f"[{','.join([item] * 20_000)}]".encode()
+    tracemalloc.start()
+    kept = json.loads(content)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(kept) == 20_000
+    assert peak < documents._memory(content) < 8 * peak
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -164,7 +185,7 @@ def test_an_image_is_not_painted_for_ever(tmp_path, monkeypatch):
     _prepare(tmp_path, content)
     cv2.imwrite(str(tmp_path / "0.png"), np.zeros((4096, 4096), np.uint8))
     layout = coco.layout(_data(tmp_path))
-    monkeypatch.setattr(coco, "WORK", coco.WORK // 32)
+    monkeypatch.setattr(masks, "WORK", masks.WORK // 32)
     start = time.perf_counter()
     with pytest.raises(
         DataError, match="is the one at which the masks of this image cover more than 64 million pixels"
