@@ -24,7 +24,7 @@ from jaxseg.types import IGNORED
 GRIDS = (2, 4, 8)
 """Superpixel sizes for which vanishing objects are counted."""
 
-PADDED = 64
+PADDED = 128
 """Images of any size are padded to a multiple of this, so that few programs are compiled."""
 
 

@@ -15,14 +15,14 @@ def _scenes(classes: int = 8) -> list:
 
 
 def test_types_and_sizes():
-    image, semantic, instance, _ = shapes.scene(np.random.default_rng(0), (64, 96), 8)
+    image, semantic, instance = shapes.scene(np.random.default_rng(0), (64, 96), 8)[:3]
     assert (image.shape, image.dtype) == ((64, 96, 3), np.uint8)
     assert (semantic.shape, semantic.dtype) == ((64, 96), np.uint8)
     assert (instance.shape, instance.dtype) == ((64, 96), np.uint16)
 
 
 def test_every_id_is_one_visible_object_of_one_class():
-    for _, semantic, instance, _ in _scenes():
+    for _, semantic, instance, *_ in _scenes():
         ids, pixels = np.unique(instance, return_counts=True)
         np.testing.assert_array_equal(ids, np.arange(len(ids)))
         assert len(ids) - 1 <= shapes.MOST_OBJECTS
