@@ -4,6 +4,8 @@ Importing this module imports TFDS; `prepare` does so when a data set is opened.
 their names. Each builder stores what its layout lists; the layouts read and check.
 """
 
+import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,9 +113,11 @@ class _Builder(tfds.core.GeneratorBasedBuilder):
             items = layout.splits[split][start : start + PART]
             entries = [_entry(image) for image in check.examined(layout, items)]
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(".partial")
-            partial.write_bytes(msgpack.packb(entries))
-            partial.replace(path)
+            partial = path.with_suffix(f".{os.getpid()}")
+            # Another run that prepares the same data removes the folder once it is done.
+            with contextlib.suppress(FileNotFoundError):
+                partial.write_bytes(msgpack.packb(entries))
+                partial.replace(path)
             return entries
 
 

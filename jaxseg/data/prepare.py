@@ -215,7 +215,7 @@ def _builder(data: Data, layout: Layout) -> "tfds.core.DatasetBuilder":
 
 def _write(builder: "tfds.core.DatasetBuilder", data: Data) -> None:
     """Into a temporary folder, renamed when it is complete; then the parts are not needed any more."""
-    for left in Path(builder.data_path).parent.glob("*.incomplete*"):
+    for left in Path(builder.data_path).parent.glob("incomplete.*"):
         if time.time() - left.stat().st_mtime > STALE:
             shutil.rmtree(left, ignore_errors=True)
     try:

@@ -209,7 +209,7 @@ def test_a_half_written_result_is_refused(data, damage):
 
 def test_old_rests_of_preparations_are_removed_and_young_ones_left(data):
     path = Path(prepare.dataset(data).builder.data_path)
-    old, young = path.parent / "1.0.1.incompleteA", path.parent / "1.0.1.incompleteB"
+    old, young = path.parent / "incomplete.A_1.0.1", path.parent / "incomplete.B_1.0.1"
     shutil.rmtree(path)
     for rest, age in ((old, 2 * prepare.STALE), (young, 0)):
         rest.mkdir()
