@@ -20,7 +20,7 @@ ENLARGED = 512
 
 
 CELLS = 40
-"""Superpixels that are shown along each side."""
+"""Superpixels that are shown along the longer side."""
 
 
 def show(settings: config.Config, split: str, images: int, output: Path) -> Path:
@@ -146,9 +146,11 @@ def _targets(
 
 
 def _part(image: np.ndarray, ids: np.ndarray, k: int, around: np.ndarray) -> np.ndarray:
-    """Superpixels large enough to be seen as such: `CELLS` by as many, around an object where there is one."""
-    starts = np.clip(around - CELLS * k // 2, 0, np.maximum(np.array(image.shape[:2]) - CELLS * k, 0))
-    window = tuple(slice(int(start), int(start) + CELLS * k) for start in starts)
+    """Superpixels large enough to be seen: a part of the image, of its shape, around an object if there is one."""
+    shape = np.array(image.shape[:2])
+    extent = shape * CELLS // shape.max() * k
+    starts = np.clip(around - extent // 2, 0, np.maximum(shape - extent, 0))
+    window = tuple(slice(int(start), int(start + length)) for start, length in zip(starts, extent, strict=True))
     factor = max(1, ENLARGED // (CELLS * k))
     pixels, labels = (array[window].repeat(factor, 0).repeat(factor, 1) for array in (image, ids))
     return visualize.superpixel_edges(pixels, labels)
