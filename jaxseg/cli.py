@@ -115,49 +115,49 @@ def predict(argv: Sequence[str]) -> int:
     return app.predict(known.model, known.inputs, known.output)
 
 
+DATA = {
+    "prepare": "stores a data set the way training reads it",
+    "check": "opens every file, says what is wrong and what the data holds",
+    "show": "writes a page of labels, augmented images and targets",
+}
+
+
 def data(argv: Sequence[str]) -> None:
     """``prepare|check|show --config FILE [--section.setting value ...]``."""
-    commands = ("prepare", "check", "show")
     if not argv or argv[0] in ("-h", "--help"):
-        print(
-            "usage: jaxseg data prepare|check|show --config FILE [--section.setting value ...]\n\n"
-            "  prepare    stores a data set the way training reads it\n"
-            "  check      opens every file, says what is wrong and what it holds\n"
-            "  show       writes a page of labels, augmented images and targets"
-        )
+        usage = "usage: jaxseg data prepare|check|show --config FILE [--section.setting value ...]\n\n"
+        print(usage + "\n".join(f"  {name:10} {text}" for name, text in DATA.items()))
         if not argv:
-            raise config.UserError("give prepare, check or show. See jaxseg data --help.")
+            raise config.UserError("no command of data given. Choose prepare, check or show.")
         return
-    if argv[0] not in commands:
-        raise config.UserError(
-            f"unknown command data {argv[0]!r}{_suggest(argv[0], commands)}. See jaxseg data --help."
-        )
-    parser = _Parser(f"jaxseg data {argv[0]}")
-    parser.add_argument("--config", type=Path, required=True, help="a file that defines config = Config(...)")
-    if argv[0] == "check":
-        parser.add_argument("--images", type=int, default=500, help="most images to count vanishing objects on")
-        parser.add_argument("--json", type=Path, help="also write the figures there")
-    if argv[0] == "show":
-        parser.add_argument("--split", choices=("train", "val", "test"), default="train")
-        parser.add_argument("--images", type=int, default=12, help="most images to show")
-        parser.add_argument("--output", type=Path, required=True, help="HTML file")
-    known, rest = parser.parse_known_args(argv[1:])
+    if argv[0] not in DATA:
+        raise config.UserError(f"unknown command data {argv[0]!r}{_suggest(argv[0], DATA)}. See jaxseg data --help.")
+    known, rest = _data_parser(argv[0]).parse_known_args(argv[1:])
     if getattr(known, "images", 1) < 1:
         raise config.UserError("--images must be at least 1.")
     settings = override(read_config(known.config), rest)
     _keep_compiled()
+    from jaxseg.apps import check, prepare, show
+
     if argv[0] == "prepare":
-        from jaxseg.apps import prepare as prepare_app
-
-        prepare_app.prepare(settings)
+        prepare.prepare(settings)
     elif argv[0] == "check":
-        from jaxseg.apps import check as check_app
-
-        check_app.check(settings, known.images, known.json)
+        check.check(settings, known.images, known.json)
     else:
-        from jaxseg.apps import show as show_app
+        show.show(settings, known.split, known.images, known.output)
 
-        show_app.show(settings, known.split, known.images, known.output)
+
+def _data_parser(name: str) -> _Parser:
+    parser = _Parser(f"jaxseg data {name}", description=f"{DATA[name].capitalize()}.")
+    parser.add_argument("--config", type=Path, required=True, help="a file that defines config = Config(...)")
+    if name == "check":
+        parser.add_argument("--images", type=int, default=500, help="most images to count vanishing objects on")
+        parser.add_argument("--json", type=Path, help="also write the figures there")
+    if name == "show":
+        parser.add_argument("--split", choices=("train", "val", "test"), default="train")
+        parser.add_argument("--images", type=int, default=12, help="most images to show")
+        parser.add_argument("--output", type=Path, required=True, help="HTML file")
+    return parser
 
 
 def superpixels(argv: Sequence[str]) -> None:

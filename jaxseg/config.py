@@ -186,6 +186,11 @@ class Data:
     def __post_init__(self) -> None:
         _size(self.crop, "data.crop")
         check_classes(self.classes, self.stuff, self.colors)
+        kinds = get_args(Problem)
+        _check(
+            set(self.accept) <= set(kinds),
+            f"`data.accept` takes {', '.join(kinds)}: got {', '.join(map(str, self.accept))}.",
+        )
         pairs = [name for pair in self.augment.flip_pairs for name in pair]
         _check(len(set(pairs)) == len(pairs), "`data.augment.flip_pairs` names a class twice. Pair each at most once.")
         unknown = [name for name in (*pairs, *self.stuff) if self.classes and name not in self.classes]

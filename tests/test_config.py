@@ -6,7 +6,10 @@ from jaxseg import cli, config
 
 
 def test_json_is_the_inverse():
-    settings = config.Config(name="x", model=config.Model(size=(512, 1024), encoder_blocks=(1, 2)))
+    data = config.Data(
+        classes=("a", "b"), colors=((1, 2, 3), (4, 5, 6)), augment=config.Augment(flip_pairs=(("a", "b"),))
+    )
+    settings = config.Config(name="x", data=data, model=config.Model(size=(512, 1024), encoder_blocks=(1, 2)))
     assert config.from_json(config.to_json(settings)) == settings
 
 
@@ -16,6 +19,26 @@ def test_json_is_the_inverse():
         (lambda: config.Optimizer(learning_rate=0.0), "`optimizer.learning_rate` must be positive: got 0."),
         (lambda: config.Grouping(center=1.0), "`grouping.center` is a confidence between 0 and 1: got 1."),
         (lambda: config.Data(classes=("a", "a")), "`data.classes` names a class twice. Give each its own name."),
+        (
+            lambda: config.Data(classes=("a", "b"), stuff=("a", "b")),
+            "`data.classes` must name a class that has instances.",
+        ),
+        (
+            lambda: config.Data(classes=("a",), colors=((1, 2, 3), (4, 5, 6))),
+            "`data.colors` must be one a class: got 2 for 1 classes.",
+        ),
+        (
+            lambda: config.Data(classes=("a",), colors=((1, 2, 300),)),
+            "`data.colors` are red, green and blue, each 0 to 255.",
+        ),
+        (
+            lambda: config.Data(classes=("a",), augment=config.Augment(flip_pairs=(("a", "b"),))),
+            "`data.classes` does not name b of `data.stuff` or `data.augment.flip_pairs`. Add it.",
+        ),
+        (
+            lambda: config.Data(accept=("everything",)),
+            "`data.accept` takes missing, unreadable, label, size, class, duplicate, empty, crowded: got everything.",
+        ),
         (lambda: config.Losses(alpha=2.0), "`losses.alpha` must be in 0..1: got 2."),
         (
             lambda: config.Config(data=config.Data(crop=(100, 256))),

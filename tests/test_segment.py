@@ -210,3 +210,23 @@ def test_upsampling_is_the_superpixels():
     plan = segment.geometry((48, 64), Capacity(5, 4, None, 16))
     assignment = segment.assign(image, plan, Capacity(5, 4, None, 16), THRESHOLDS)
     np.testing.assert_array_equal(assignment, superpixels.assign(image, 4, 3.0))
+
+
+def test_stuff_is_predicted_and_belongs_to_no_object():
+    """Every element is a confident center of its class; those of stuff found no object all the same."""
+    rng = np.random.default_rng(0)
+    classes = rng.integers(0, 4, (12, 16))
+    outputs = Outputs(
+        40.0 * jax.nn.one_hot(classes, 4),
+        jnp.asarray(rng.normal(size=(12, 16, 4)), jnp.float32),
+        9.0 * jnp.ones((12, 16)),
+    )
+    inside = jnp.ones((12, 16), bool)
+    groups = segment.group(outputs, inside, 64, THRESHOLDS, stuff=(2,))
+    free = segment.group(outputs, inside, 64, THRESHOLDS)
+    np.testing.assert_array_equal(groups.classes, classes)
+    assert np.asarray(free.ids)[classes == 2].any()
+    assert not np.asarray(groups.ids)[classes == 2].any()
+    assert set(np.asarray(groups.peaks.class_id)[np.asarray(groups.peaks.valid)]) == {1, 3}
+    # What is no stuff is grouped as before.
+    np.testing.assert_array_equal(np.asarray(groups.ids)[classes != 2] > 0, np.asarray(free.ids)[classes != 2] > 0)

@@ -56,26 +56,30 @@ def show(settings: config.Config, split: str, images: int, output: Path) -> Path
             examples.append(_example(example, settings, data, layout.classes, int(i)))
     if not examples:
         raise config.UserError(f"{layout.title}: none of the images can be shown. {faults[0].message}")
-    colors = visualize.class_colors(layout.classes)
+    summary = [
+        ("images in the split", len(items)),
+        ("shown", len(examples)),
+        ("superpixels", settings.superpixels.size),
+    ]
     with files.writing(output):
         report.write(
             output,
             title=f"{layout.title}: {split}",
-            summary=[
-                ("images in the split", len(items)),
-                ("shown", len(examples)),
-                ("superpixels", settings.superpixels.size),
-            ],
-            per_class=[
-                {"id": i, "class": name, "kind": "thing" if i in layout.classes.things else "stuff" if i else ""}
-                for i, name in enumerate(layout.classes.names)
-            ],
-            colors=[report.css(color) for color in colors[: len(layout.classes)]],
+            summary=summary,
+            per_class=_class_rows(layout.classes),
+            colors=[report.css(color) for color in visualize.class_colors(layout.classes)[: len(layout.classes)]],
             notes=[*_NOTES, *(fault.message for fault in faults)],
             examples=examples,
         )
     Console(stderr=True, soft_wrap=True).print(f"wrote {output}", markup=False)
     return output
+
+
+def _class_rows(classes: ClassList) -> list[dict[str, int | str]]:
+    kinds = ("thing" if i in classes.things else "stuff" if i else "" for i in range(len(classes)))
+    return [
+        {"id": i, "class": name, "kind": kind} for i, (name, kind) in enumerate(zip(classes.names, kinds, strict=True))
+    ]
 
 
 _NOTES = (

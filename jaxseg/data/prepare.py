@@ -193,8 +193,8 @@ def progress(items: Any, total: int, description: str) -> Iterator[Any]:
 def _builder(data: Data, layout: Layout) -> "tfds.core.DatasetBuilder":
     from jaxseg.data import builders
 
-    place = hashlib.sha256(str(Path(layout.title).resolve()).encode()).hexdigest()[:8]
-    content = f"{place}-{layout.fingerprint()}"
+    origin = data.builder if data.builder == "shapes" else str(Path(layout.title).resolve())
+    content = f"{hashlib.sha256(origin.encode()).hexdigest()[:8]}-{layout.fingerprint()}"
     name = "-".join((content, *sorted(set(data.accept))))
     root = cache(data)
     kind = {
@@ -226,7 +226,8 @@ def _write(builder: "tfds.core.DatasetBuilder", data: Data) -> None:
         if not builder.data_path.exists():
             raise
     shutil.rmtree(builder.builder_config.parts, ignore_errors=True)
-    Console(stderr=True, soft_wrap=True).print(f"prepared {data.root or data.builder} in {builder.data_path}")
+    text = f"prepared {data.root or data.builder} in {builder.data_path}"
+    Console(stderr=True, soft_wrap=True, highlight=False).print(text, markup=False)
 
 
 def _require_whole(builder: "tfds.core.DatasetBuilder") -> None:

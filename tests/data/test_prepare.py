@@ -65,6 +65,12 @@ def test_prepared_once(data):
     assert before == {path: path.stat().st_mtime_ns for path in Path(data.cache).rglob("*") if path.is_file()}
 
 
+def test_scenes_are_the_same_data_wherever_a_command_is_run(data, tmp_path, monkeypatch):
+    before = prepare.dataset(data).builder.data_path
+    monkeypatch.chdir(tmp_path)
+    assert prepare.dataset(data).builder.data_path == before
+
+
 def test_other_settings_are_other_data(data):
     prepare.source(data, "train")
     other = prepare.source(dataclasses.replace(data, seed=6), "train")
