@@ -182,12 +182,7 @@ class Layout(layouts.Layout):
         if item.label is None:
             return Label(np.full(size, IGNORED, np.uint8), np.zeros(size, np.uint16)), ()
         raw = images.label_map(_content(item.label, "label"), str(item.label))
-        if raw.shape != size:
-            raise DataError(
-                "size",
-                f"{item.label} is {raw.shape[0]} x {raw.shape[1]} (height x width), "
-                f"but its image {item.image.inner.name} is {size[0]} x {size[1]}. Make them equal.",
-            )
+        images.require_size(raw, str(item.label), size, item.image.inner.name)
         return decode(raw, self.classes, str(item.label))
 
 

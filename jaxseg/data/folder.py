@@ -20,7 +20,7 @@ import numpy as np
 
 from jaxseg.config import Data, UserError
 from jaxseg.data import Label, documents, images, layouts
-from jaxseg.data.layouts import DataError, Fault, Labelled
+from jaxseg.data.layouts import Fault, Labelled
 from jaxseg.types import IGNORED, ClassList
 
 SPLITS = ("train", "val", "test")
@@ -88,13 +88,7 @@ class Layout(layouts.Layout):
         """
         content, pixels = images.image(images.file_content(item.image, "unreadable"), str(item.image))
         raw = images.label_map(images.file_content(item.label, "label"), str(item.label))
-        size = pixels.shape[:2]
-        if raw.shape != size:
-            raise DataError(
-                "size",
-                f"{item.label} is {raw.shape[0]} x {raw.shape[1]} (height x width), "
-                f"but its image {item.image.name} is {size[0]} x {size[1]}. Make them equal.",
-            )
+        images.require_size(raw, str(item.label), pixels.shape[:2], item.image.name)
         label, faults = decode(raw, self.coding, item.label)
         return Labelled(content, images.digest(pixels), label, faults=faults)
 

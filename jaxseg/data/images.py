@@ -184,6 +184,26 @@ def label_map(content: bytes, name: str) -> np.ndarray:
     return raw
 
 
+def require_size(raw: np.ndarray, name: str, size: tuple[int, ...], image_name: str) -> None:
+    """Refuses a label that is not of its image's size.
+
+    Args:
+      raw: (H, W) or (H, W, 3) label.
+      name: of the label's file, for messages.
+      size: (height, width) of the image.
+      image_name: of the image's file, for messages.
+
+    Raises:
+      DataError: of kind "size".
+    """
+    if raw.shape[:2] != size:
+        raise DataError(
+            "size",
+            f"{name} is {raw.shape[0]} x {raw.shape[1]} (height x width), but its image {image_name} is {size[0]} x "
+            f"{size[1]}. Make them equal.",
+        )
+
+
 def rgb(content: bytes) -> np.ndarray:
     """Pixels of a stored image: (H, W, 3) uint8 RGB."""
     return decoded(content, "a stored image", "unreadable", cv2.IMREAD_COLOR_RGB)

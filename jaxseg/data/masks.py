@@ -283,7 +283,7 @@ def panoptic(item: Item, size: tuple[int, int]) -> tuple[Label, tuple[Fault, ...
       DataError: an unreadable PNG, one of another size, or segments that are described wrongly.
     """
     path = item.label or item.image
-    segments, ids = _segments(item), _segment_ids(path, size)
+    segments, ids = _segments(item), _segment_ids(path, size, item.image.name)
     kinds = {key: _kind(segment, item.kinds) for key, segment in segments.items()}
     ignored = Kind(IGNORED, False)
     values = [ignored, *(ignored if segments[key].crowd else kind or ignored for key, kind in kinds.items())]
@@ -319,19 +319,14 @@ def _undescribed(segment: int | None, path: Path, item: Item) -> Iterator[Fault]
         yield Fault("label", text)
 
 
-def _segment_ids(path: Path, size: tuple[int, int]) -> np.ndarray:
+def _segment_ids(path: Path, size: tuple[int, int], image_name: str) -> np.ndarray:
     """(H, W) int32 ids of a panoptic PNG: red + 256 green + 65536 blue."""
     content = images.file_content(path, "label")
     images.verified(content, str(path), "label")
     pixels = images.decoded(content, str(path), "label")
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise DataError("label", f"{path} is not an RGB image of 8 bits, which panoptic labels are. Export it again.")
-    if pixels.shape[:2] != size:
-        raise DataError(
-            "size",
-            f"{path} is {pixels.shape[0]} x {pixels.shape[1]} (height x width), but its image is {size[0]} x "
-            f"{size[1]}. Make them equal.",
-        )
+    images.require_size(pixels, str(path), size, image_name)
     ids = pixels[..., 0].astype(np.int32)
     for channel in (1, 2):
         ids = (ids << 8) | pixels[..., channel]

@@ -748,7 +748,7 @@ def test_panoptic_pngs_of_another_kind(tmp_path):
         with _fails(f"{path} is not an RGB image of 8 bits, which panoptic labels are. Export it again.", "label"):
             _only(tmp_path)
     _png(path, np.zeros((2, 5), int))
-    with _fails(f"{path} is 2 x 5 (height x width), but its image is 2 x 4. Make them equal.", "size"):
+    with _fails(f"{path} is 2 x 5 (height x width), but its image a.png is 2 x 4. Make them equal.", "size"):
         _only(tmp_path)
 
 
