@@ -153,9 +153,10 @@ class Data:
       stuff: classes without instances, beside those that the data set itself calls so.
       colors: RGB of each class, in pictures; empty for those of the data set.
       accept: what may be wrong with the data. Images that are "missing" or "unreadable", or whose "label" is wrong or
-        of another "size", are then left out; pixels of an unknown "class" are ignored; a picture that two splits share
-        ("duplicate"), a split without instances ("empty") and more instances in a crop than ``max_instances``
-        ("crowded") are taken as they are. Anything else that is wrong stops before training.
+        of another "size", are then left out, and so are annotations of images that nobody lists; pixels of an unknown
+        "class" are ignored; a picture that two splits share ("duplicate"), a split that is missing or without instances
+        ("empty") and more instances in a crop than ``max_instances`` ("crowded") are taken as they are. Anything else
+        that is wrong stops before training.
       cache: where prepared data is kept; empty for the user's cache folder.
       seed: seed of generated scenes.
       crop: (height, width) of training examples, pixels.

@@ -70,6 +70,22 @@ def make(
     )
 
 
+def vanished(
+    semantic: UInt8[Array, "H W"], instance: UInt16[Array, "H W"], assignment: UInt8[Array, "H W"], size: int
+) -> Int[Array, ""]:
+    """Number of instances that own no element of the grid; as `make` counts them, but for grids of any size.
+
+    Args:
+      semantic: class ids; 0 is background, 255 is ignored.
+      instance: object ids, 0 is none.
+      assignment: superpixel of each pixel, see `superpixels.assign`.
+      size: superpixel size k in pixels, a divisor of H and W (static).
+    """
+    instance = _instances_only(semantic, instance)
+    rows, columns = _sample_positions(assignment, size)
+    return jnp.sum(_present(instance) & ~_present(instance[rows, columns]), dtype=jnp.int32)
+
+
 def fits(grid: tuple[int, int]) -> bool:
     """Whether sums over a grid of (h, w) elements stay within 32 bits, as exact centers need."""
     h, w = grid

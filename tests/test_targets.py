@@ -204,6 +204,21 @@ def test_counts_of_vanished_and_overflowing_instances():
     np.testing.assert_array_equal(result.semantic[0], [1, 1, 1, 1, 1, 0, 0, 0])
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_vanished_instances_are_counted_without_making_targets(seed):
+    maps = random_maps(seed)
+    assert jax.jit(targets.vanished, static_argnums=3)(*maps, SIZE) == make_small(*maps).vanished
+
+
+def test_vanished_instances_are_counted_on_grids_that_targets_do_not_fit():
+    side = 2 * 900
+    semantic, instance = np.zeros((side, side), np.uint8), np.zeros((side, side), np.uint16)
+    semantic[:8], instance[:2, :2], instance[4, 5] = 1, 1, 2
+    assignment = np.full((side, side), superpixels.OWN, np.uint8)
+    assert not targets.fits((900, 900))
+    assert jax.jit(targets.vanished, static_argnums=3)(semantic, instance, assignment, 2) == 1
+
+
 def test_instances_without_slot_weigh_on_no_instance_term():
     maps = random_maps(3)
     kept = make(*maps, SIZE, 1)

@@ -28,6 +28,10 @@ PADDED = 128
 """Images of any size are padded to a multiple of this, so that few programs are compiled."""
 
 
+NAMED = 20
+"""Images of a kind that are named on screen."""
+
+
 def check(settings: config.Config, images: int, output: Path | None = None) -> dict[str, Any]:
     """Opens every file of a data set; prints what is wrong with it and what it holds.
 
@@ -48,7 +52,8 @@ def check(settings: config.Config, images: int, output: Path | None = None) -> d
     if output:
         files.require_file(output)
     data, layout = prepare.resolve(settings.data)
-    faults, records = list(layout.faults), {split: [] for split in layout.splits}  # type: ignore[var-annotated]
+    faults = [*checks.without(layout.splits, layout.title), *layout.faults]
+    records: dict[str, list[Any]] = {split: [] for split in layout.splits}
     vanished = _Vanished(len(layout.splits.get("train", ())), images, settings)
     for split, image in checks.survey(layout, prepare.progress):
         faults += image.faults
@@ -83,6 +88,7 @@ def _split(rows: Sequence[Any]) -> dict[str, Any]:
         "images": len(rows),
         "instances": int(np.sum(counts)),
         "images_without_instances": [row.name for row in rows if not row.instances],
+        "images_ignored": [row.name for row in rows if set(row.pixels) == {IGNORED}],
         "instances_an_image": _quantiles(counts),
         "pixels_an_instance": _quantiles(areas),
         "ignored": checks.ignored_share(rows),
@@ -137,7 +143,7 @@ class _Vanished:
         if self._size and example.semantic.shape != self._size:
             example = augment.resize(example, self._size)
         self._used += 1
-        count = _count(labelled.label.instance)
+        count = _count((labelled.full or labelled.label).instance)
         self._objects += count
         lost = count - _count(example.instance)
         padded = _padded(example)
@@ -167,7 +173,7 @@ def _padded(example: Example) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 @functools.partial(jax.jit, static_argnums=3)
 def _vanished(image: Array, semantic_map: Array, instance: Array, k: int, compactness: Array) -> Array:
     assignment = superpixels.assign(image, k, compactness)
-    return targets.make(semantic_map, instance, assignment, k, 1, "point").vanished
+    return targets.vanished(semantic_map, instance, assignment, k)
 
 
 def _conclude(faults: Sequence[Any], accepted: Sequence[str], title: str) -> None:
@@ -194,6 +200,13 @@ def _rows(figures: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
         )
 
 
+def _name(console: Console, what: str, names: Sequence[str]) -> None:
+    """The first names of a list, if there are any."""
+    if names:
+        more = f" and {len(names) - NAMED:,} more (see --json)" if len(names) > NAMED else ""
+        console.print(f"{what}: {', '.join(names[:NAMED])}{more}", markup=False, highlight=False)
+
+
 def _show(figures: Mapping[str, Any], title: str) -> None:
     console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 140)
     for fault in figures["faults"]:
@@ -205,6 +218,9 @@ def _show(figures: Mapping[str, Any], title: str) -> None:
     for row in _rows(figures):
         table.add_row(*row)
     console.print(table)
+    for split, row in figures["splits"].items():
+        _name(console, f"{split}: images without objects", row["images_without_instances"])
+        _name(console, f"{split}: images that are ignored altogether", row["images_ignored"])
     table = Table("class", "kind", "pixels %", "w_c of eq. 2", "objects", title="training images")
     for row in figures["classes"]:
         share = f"{100 * row['frequency']:.3f}"

@@ -95,6 +95,19 @@ def enlarged(label: Label, size: tuple[int, ...]) -> Label:
     return Label(*(array[rows[:, None], columns] for array in label))
 
 
+def _require_classes(trained: ClassList, layout: Any) -> None:
+    """Refuses labels that mean something else than what the network was trained for."""
+    if (layout.classes.names, layout.classes.stuff) != (trained.names, trained.stuff):
+        wanted, got = (
+            ", ".join(f"{name} (stuff)" if i in classes.stuff else name for i, name in enumerate(classes.names) if i)
+            for classes in (trained, layout.classes)
+        )
+        raise config.UserError(
+            f"The labels of {layout.title} are read as {got}, but the network was trained for {wanted}. Mend the class "
+            "list, or leave --data.classes and --data.stuff as they were."
+        )
+
+
 def _number(value: Any) -> float | None:
     """JSON has no NaN: a class without truth is null."""
     return None if math.isnan(float(value)) else float(value)
@@ -118,7 +131,9 @@ def evaluate(workdir: Path, settings: config.Config, split: str, output: Path) -
     from jaxseg.data import pipeline, prepare
 
     trained = model.load(workdir, settings)
-    source = prepare.source(settings.data, split, full=True)
+    data, layout = prepare.resolve(settings.data)
+    _require_classes(model.class_list(model.read_config(workdir)), layout)
+    source = prepare.dataset(data, layout).split(split, full=True)
     files.require_writable(output)
     score, ceiling = Score(len(trained.classes)), Score(len(trained.classes))
     pictures, limits = _Worst(trained.classes), jax.tree.map(np.float32, model.thresholds(settings))

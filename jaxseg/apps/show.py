@@ -152,7 +152,7 @@ def _targets(
 def _part(image: np.ndarray, ids: np.ndarray, k: int, around: np.ndarray) -> np.ndarray:
     """Superpixels large enough to be seen: a part of the image, of its shape, around an object if there is one."""
     shape = np.array(image.shape[:2])
-    extent = shape * CELLS // shape.max() * k
+    extent = np.maximum(shape * CELLS // shape.max(), 1) * k
     starts = np.clip(around - extent // 2, 0, np.maximum(shape - extent, 0))
     window = tuple(slice(int(start), int(start + length)) for start, length in zip(starts, extent, strict=True))
     factor = max(1, ENLARGED // (CELLS * k))

@@ -32,7 +32,7 @@ def train(settings: config.Config, workdir: Path) -> state.TrainState:
     Raises:
       UserError: the directory cannot be written or holds another run, or data or config are unusable.
     """
-    from jaxseg.data import pipeline, prepare
+    from jaxseg.data import check, layouts, pipeline, prepare
 
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     # An encoder that does not exist is reported before any data is read.
@@ -41,9 +41,10 @@ def train(settings: config.Config, workdir: Path) -> state.TrainState:
     data, layout = prepare.resolve(settings.data)
     settings = _absolute(dataclasses.replace(settings, data=data))
     resumed = _compare(settings, workdir, console)
+    layouts.refuse(check.without(layout.splits, layout.title), settings.data.accept)
     dataset = prepare.dataset(settings.data, layout)
-    _require_slots(dataset, settings)
     source = dataset.split("train")
+    _require_slots(dataset, settings)
     frequencies = _frequencies(workdir, dataset, resumed)
     files.write_text(workdir / model.CONFIG, config.to_json(settings))
     update = state.optimizer(settings.optimizer, settings.train.steps)
@@ -128,25 +129,35 @@ def _compare(settings: config.Config, workdir: Path, console: Console) -> bool:
 
 
 def _frequencies(workdir: Path, dataset: Any, resumed: bool) -> np.ndarray:
-    """Share of each class among the labelled pixels; counted when the data is prepared, and kept with the run."""
+    """Share of each class among the labelled pixels; counted when the data is prepared, and kept with the run.
+
+    Beside it is kept what the training images were: a run that goes on with others would not be one.
+    """
     from jaxseg.data import check
 
     stored, classes = workdir / FREQUENCIES, len(dataset.classes)
+    held = check.content({"train": dataset.records["train"]})
     if not (resumed and stored.is_file()):
         counts = check.class_pixels(dataset.records["train"], classes)
-        files.write_json(stored, {"pixels": [int(n) for n in counts]})
+        files.write_json(stored, {"pixels": [int(n) for n in counts], "images": held})
     try:
-        pixels = np.asarray(json.loads(stored.read_text(errors="replace"))["pixels"], np.float64)
+        values = json.loads(stored.read_text(errors="replace"))
+        pixels, before = np.asarray(values["pixels"], np.float64), str(values["images"])
     except (ValueError, KeyError, TypeError):
-        pixels = np.zeros(0)
+        pixels, before = np.zeros(0), ""
     if pixels.shape != (classes,):
         raise config.UserError(f"{stored} is damaged. Remove it: the classes are counted again.")
+    if before != held:
+        raise config.UserError(
+            f"The training images of {dataset.title} changed since {workdir} began. Restore them, or give another "
+            f"--workdir; to go on with them all the same, remove {stored}."
+        )
     return (pixels / max(pixels.sum(), 1)).astype(np.float32)
 
 
 def _pictures(settings: config.Config, dataset: Any) -> loop.Pictures | None:
     """Draws predictions of a few validation images; None where pictures are switched off."""
-    if not settings.train.picture_every:
+    if not settings.train.picture_every or "val" not in dataset.records:
         return None
     from jaxseg import visualize
 

@@ -58,6 +58,10 @@ class Listed(tfds.core.BuilderConfig):
     parts: Path = Path()
     progress: check.Progress = field(default=lambda items, total, description: iter(items))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Worker processes only read; they need no listing, which may be large, and no bar."""
+        return {key: value for key, value in vars(self).items() if key not in ("layout", "progress")}
+
 
 class _Builder(tfds.core.GeneratorBasedBuilder):
     """What the builders share.

@@ -1,8 +1,10 @@
 """What is wrong with a data set, and what it holds: one pass over every file."""
 
+import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +16,13 @@ from jaxseg.types import IGNORED
 
 Progress = Callable[[Any, int, str], Iterator[Any]]
 """Items, their number and a description to the same items; may draw a bar."""
+
+
+THREADS = 8
+"""Most images that are opened at once."""
+
+BAND = 1 << 20
+"""Pixels of a label that are looked at in one piece."""
 
 
 class Record(NamedTuple):
@@ -63,15 +72,20 @@ def objects(label: Label) -> list[tuple[int, int, int, int, int, int]]:
     Args:
       label: maps of one image.
     """
-    rows, columns = np.nonzero(label.instance)
-    ids = label.instance[rows, columns]
-    area = np.bincount(ids, minlength=1)
-    class_id = np.zeros(area.size, np.int64)
-    class_id[ids] = label.semantic[rows, columns]
-    low, high = np.full((2, area.size), 1 << 30), np.zeros((2, area.size), np.int64)
-    for axis, places in enumerate((rows, columns)):
-        np.minimum.at(low[axis], ids, places)
-        np.maximum.at(high[axis], ids, places + 1)
+    count = int(label.instance.max(initial=0)) + 1
+    area, class_id = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    low, high = np.full((2, count), 1 << 30), np.zeros((2, count), np.int64)
+    height = max(1, BAND // label.instance.shape[1])
+    for start in range(0, label.instance.shape[0], height):
+        band = label.instance[start : start + height]
+        rows, columns = np.nonzero(band)
+        ids = band[rows, columns]
+        area += np.bincount(ids, minlength=count)
+        class_id[ids] = label.semantic[start + rows, columns]
+        for axis, places in enumerate((start + rows, columns)):
+            np.minimum.at(low[axis], ids, places)
+            np.maximum.at(high[axis], ids, places + 1)
+    area[0] = 0
     table = np.stack([class_id, area, *low, *high], axis=-1)[area > 0]
     return [(c, a, y0, x0, y1, x1) for c, a, y0, x0, y1, x1 in table.tolist()]
 
@@ -86,11 +100,19 @@ def examine(layout: Layout, item: Any) -> Examined:
 
 
 def examined(layout: Layout, items: Sequence[Any]) -> Iterator[Examined]:
-    """Opens items, in order, by a thread a core; OpenCV and NumPy let each other run."""
-    size = os.cpu_count() or 1
+    """Opens items, in order, by a thread a core up to `THREADS`; OpenCV and NumPy let each other run.
+
+    Few are opened ahead, however slow the consumer is: photographs take up to a hundred megabytes each.
+    """
+    size = min(os.cpu_count() or 1, THREADS)
+    waiting: deque[Future[Examined]] = deque()
     with ThreadPoolExecutor(size) as pool:
-        for start in range(0, len(items), 8 * size):
-            yield from pool.map(lambda item: examine(layout, item), items[start : start + 8 * size])
+        for item in items:
+            waiting.append(pool.submit(examine, layout, item))
+            if len(waiting) > size + 1:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def survey(layout: Layout, progress: Progress) -> Iterator[tuple[str, Examined]]:
@@ -106,6 +128,28 @@ def survey(layout: Layout, progress: Progress) -> Iterator[tuple[str, Examined]]
     for split, items in layout.splits.items():
         images = progress(examined(layout, items), len(items), f"reading {split}")
         yield from ((split, image) for image in images)
+
+
+def content(records: Mapping[str, Sequence[Record]]) -> str:
+    """Hexadecimal digits that change with any picture or label, but not with where or when its file was written.
+
+    Two labels of one picture that hold the same classes and objects of the same pixels and boxes count as equal.
+    """
+    return hashlib.sha256(repr({split: list(rows) for split, rows in records.items()}).encode()).hexdigest()[:16]
+
+
+def without(splits: Collection[str], title: str) -> list[Fault]:
+    """Splits that training needs and that are not there.
+
+    Args:
+      splits: those that are.
+      title: of the data set.
+    """
+    return [
+        Fault("empty", f"{title} has no {split} split. Add it, or let the others be split by name.")
+        for split in ("train", "val")
+        if split not in splits
+    ]
 
 
 def across(records: Mapping[str, Sequence[Record]]) -> list[Fault]:

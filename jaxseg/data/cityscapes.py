@@ -21,11 +21,11 @@ import cv2
 import numpy as np
 
 from jaxseg.config import Data, Problem, UserError
-from jaxseg.data import Label, images, layouts
+from jaxseg.data import Label, documents, images, layouts
 from jaxseg.data.layouts import DataError, Fault, Labelled
 from jaxseg.types import IGNORED, ClassList
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever the same files would be prepared differently."""
 
 IMAGES = "leftImg8bit"
@@ -151,7 +151,7 @@ class Layout(layouts.Layout):
             split: [(name, image.member, label and label.member) for name, image, label in rows]
             for split, rows in self.splits.items()
         }
-        return layouts.fingerprint(FORMAT, self.classes, self.size, names, layouts.file_states(paths))
+        return layouts.fingerprint(FORMAT, layouts.meaning(self.classes), self.size, names, layouts.file_states(paths))
 
     def read(self, item: Item) -> Labelled:
         """Opens one item.
@@ -305,7 +305,9 @@ def _paired(
     for name in sorted(set(labels) - set(pictures)):
         faults.append(Fault("missing", f"{labels[name]} has no image. Add one, or remove the label."))
     for name, image in pictures.items():
-        if name in labels or folder in WITHHELD:
+        if not documents.printable(name):
+            faults.append(layouts.strange_name(str(image)))
+        elif name in labels or folder in WITHHELD:
             yield Item(name, image, labels.get(name))
         else:
             wanted = f"{kind}/{folder}/{image.inner.parent.name}/{name}_{kind}_instanceIds.png"

@@ -36,7 +36,7 @@ from jaxseg.data.masks import Annotation, Item, Kind
 from jaxseg.types import ClassList
 
 SPLITS = ("train", "val", "test")
-FORMAT = 1
+FORMAT = 2
 """Raised whenever the same files would be prepared differently."""
 
 FILES = {
@@ -82,7 +82,7 @@ class Layout(layouts.Layout):
             split: layouts.file_states(path for item in items for path in (item.image, item.label) if path)
             for split, items in self.splits.items()
         }
-        return layouts.fingerprint(FORMAT, self.classes, self.settings, self.states, files)
+        return layouts.fingerprint(FORMAT, layouts.meaning(self.classes), self.settings, self.states, files)
 
     def read(self, item: Item) -> Labelled:
         """Opens one image and draws its label; safe to call from several threads.

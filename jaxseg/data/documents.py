@@ -1,8 +1,8 @@
 """JSON files that nobody vouches for.
 
 A file over `LARGEST` is refused before it is read, and one whose content could take more than `MEMORY` before it is
-parsed. Annotations take about six bytes for each byte of their file, COCO's own (450 MB) under 3 GiB; empty lists and
-small objects, which nobody annotates with, take thirty.
+parsed; a data set may have three. Annotations take about six bytes for each byte of their file, COCO's own (450 MB)
+under 3 GiB; empty lists and small objects, which nobody annotates with, take thirty.
 """
 
 import json

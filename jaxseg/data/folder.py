@@ -25,7 +25,7 @@ from jaxseg.types import IGNORED, ClassList
 
 SPLITS = ("train", "val", "test")
 CLASSES = "classes.json"
-FORMAT = 2
+FORMAT = 3
 """Raised whenever the same files would be prepared differently."""
 
 
@@ -78,7 +78,7 @@ class Layout(layouts.Layout):
         files = {
             split: layouts.file_states(p for pair in pairs for p in pair[1:]) for split, pairs in self.splits.items()
         }
-        return layouts.fingerprint(FORMAT, self.classes, self.coding, files)
+        return layouts.fingerprint(FORMAT, layouts.meaning(self.classes), self.coding, files)
 
     def read(self, item: Pair) -> Labelled:
         """Opens one pair.
@@ -145,10 +145,13 @@ def _pairs(root: Path, faults: list[Fault]) -> tuple[Pair, ...]:
         raise UserError(f"{root / 'images'} holds no image. Put {', '.join(s[1:] for s in suffixes)} files there.")
     pairs: dict[str, Pair] = {}
     for image in sorted(found, key=lambda path: (path.stem, path.name)):
+        if not documents.printable(image.stem):
+            faults.append(layouts.strange_name(str(image)))
+            continue
         if image.stem in pairs:
             raise UserError(f"{image} and {pairs[image.stem].image.name} share one label. Rename one of them.")
         pairs[image.stem] = Pair(image.stem, image, root / "instances" / f"{image.stem}.png")
-    for name in sorted({path.stem for path in (root / "instances").glob("*.png")} - set(pairs)):
+    for name in sorted({path.stem for path in (root / "instances").glob("*.png")} - {path.stem for path in found}):
         faults.append(Fault("missing", f"{root / 'instances' / name}.png has no image. Add one, or remove the label."))
     for pair in list(pairs.values()):
         if not pair.label.is_file():

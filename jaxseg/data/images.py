@@ -9,6 +9,7 @@ import hashlib
 import io
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -24,6 +25,23 @@ KEPT_AS_THEY_ARE = ("PNG", "JPEG")
 
 PIXELS = 1 << 26
 """Most pixels of an image: 8192 x 8192."""
+
+SIDE = (1 << 16) - 1
+"""Longest side of an image, as JPEG has it too."""
+
+ORIENTATION = 0x0112
+"""Exif's number of the tag that says how the camera was held."""
+
+UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: pixels.swapaxes(0, 1)[:, ::-1],
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: lambda pixels: pixels.swapaxes(0, 1)[::-1],
+}
+"""What turns an image of each orientation the way that the camera was held."""
 
 CONTENT = 1 << 29
 """Most bytes of an image file."""
@@ -74,8 +92,8 @@ def file_content(path: Path, kind: Problem) -> bytes:
         ) from error
 
 
-def verified(content: bytes, name: str, kind: Problem) -> str:
-    """Format of an image that decodes to its end.
+def verified(content: bytes, name: str, kind: Problem) -> tuple[str, int]:
+    """Format and orientation (Exif's, 1 is upright) of an image that decodes to its end.
 
     Args:
       content: of the file.
@@ -89,12 +107,12 @@ def verified(content: bytes, name: str, kind: Problem) -> str:
         # What Pillow warns of, it either survives or raises in the end; the user gets one line in that case.
         with _SILENCE, Image.open(io.BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
-            if width * height > PIXELS:
+            if width * height > PIXELS or max(width, height) > SIDE:
                 text = f"{name} claims {height} x {width} pixels, over the {PIXELS >> 20} million that are read."
                 raise DataError(kind, f"{text} Shrink it.")
             # OpenCV fills what is missing of a truncated file with gray and says nothing.
             image.load()
-            return image.format or ""
+            return image.format or "", image.getexif().get(ORIENTATION, 1)
     except DataError:
         raise
     except UnidentifiedImageError as error:
@@ -134,15 +152,13 @@ def image(content: bytes, name: str) -> tuple[bytes, np.ndarray]:
     Raises:
       DataError: of kind "unreadable".
     """
-    kind = verified(content, name, "unreadable")
+    form, orientation = verified(content, name, "unreadable")
     pixels = decoded(content, name, "unreadable")
     plain = pixels.dtype == np.uint8 and (pixels.ndim == 2 or pixels.shape[2] == 3)
-    if plain and kind in KEPT_AS_THEY_ARE and b"Exif" not in content[:65536]:
+    if plain and form in KEPT_AS_THEY_ARE and orientation not in UPRIGHT:
         return content, pixels
-    if plain:
-        # Turns the image the way its camera was held; unchanged pixels come back as they are.
-        pixels = decoded(content, name, "unreadable", cv2.IMREAD_COLOR)
-    pixels = np.ascontiguousarray(_eight_bits(pixels, name))
+    pixels = UPRIGHT.get(orientation, lambda same: same)(_eight_bits(pixels, name))
+    pixels = np.ascontiguousarray(pixels)
     return png(pixels), pixels
 
 
@@ -206,7 +222,7 @@ def require_size(raw: np.ndarray, name: str, size: tuple[int, ...], image_name: 
 
 def rgb(content: bytes) -> np.ndarray:
     """Pixels of a stored image: (H, W, 3) uint8 RGB."""
-    return decoded(content, "a stored image", "unreadable", cv2.IMREAD_COLOR_RGB)
+    return decoded(content, "a stored image", "unreadable", cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
 
 
 def digest(pixels: np.ndarray) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxseg.config import Data, Problem, UserError, check_classes
 from jaxseg.data import Label
-from jaxseg.types import IGNORED, ClassList
+from jaxseg.types import ClassList
 
 
 class DataError(UserError):
@@ -111,16 +111,23 @@ def choose(data: Data, known: ClassList, default: Sequence[str]) -> ClassList:
     Raises:
       UserError: a name that the data set does not have, or no class with instances is left.
     """
-    names = tuple(data.classes or default)
+    names = data.classes or (*default, *(name for name in data.stuff if name not in default))
     strangers = [name for name in (*names, *data.stuff) if name not in known.names[1:]]
     if strangers:
         listed = ", ".join(known.names[1:21]) + (" ..." if len(known) > 21 else "")
         raise UserError(f"{strangers[0]!r} is no class of {data.root or data.builder}. Choose from {listed}.")
+    if not names:
+        raise UserError(f"{data.root or data.builder} lists no class that can be learnt. Name some in it.")
     of = {name: i for i, name in enumerate(known.names)}
     stuff = tuple(name for name in names if name in data.stuff or of[name] in known.stuff)
     own = tuple(known.colors[of[name]] for name in names) if known.colors else ()
     check_classes(names, stuff, data.colors)
     return ClassList.of(names, stuff, data.colors or own)
+
+
+def meaning(classes: ClassList) -> tuple[object, ...]:
+    """What of a class list decides how labels are read: everything but the colors."""
+    return classes.names, classes.stuff
 
 
 def numbered(instance: np.ndarray) -> np.ndarray:
@@ -137,13 +144,6 @@ def numbered(instance: np.ndarray) -> np.ndarray:
     return (np.cumsum(present) * present).astype(np.uint16)[instance]
 
 
-def unknown_class(message: str, label: Label, where: np.ndarray) -> tuple[Label, Fault]:
-    """A label whose pixels of no known class are ignored, and the fault that says so."""
-    semantic, instance = label.semantic.copy(), label.instance.copy()
-    semantic[where], instance[where] = IGNORED, 0
-    return Label(semantic, instance), Fault("class", message)
-
-
 def refuse(faults: Iterable[Fault], accepted: Sequence[Problem]) -> None:
     """Stops at the first fault of a kind that is not accepted.
 
@@ -155,6 +155,11 @@ def refuse(faults: Iterable[Fault], accepted: Sequence[Problem]) -> None:
         raise UserError(
             f"{fault.message} `jaxseg data check` lists all; --data.accept {fault.kind} goes on all the same."
         )
+
+
+def strange_name(name: str) -> Fault:
+    """What is wrong with a file whose name is not UTF-8 or holds control characters."""
+    return Fault("unreadable", f"{name!a} has a name that does not show on one line. Rename it, and its label.")
 
 
 def split_by_name(items: Sequence[Any], title: str) -> dict[str, tuple[Any, ...]]:

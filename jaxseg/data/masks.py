@@ -96,12 +96,12 @@ def draw(item: Item, size: tuple[int, int]) -> tuple[Label, tuple[Fault, ...]]:
       size: (height, width) of its pixels.
 
     Returns:
-      Class ids and instance ids, (H, W) each; faults where an annotation names no known category or has no mask.
+      Class ids and instance ids, (H, W) each; faults where an annotation names no known category.
 
     Raises:
-      DataError: of kind "label", where an annotation cannot be drawn.
+      DataError: of kind "label", where an annotation has no mask or cannot be drawn.
     """
-    canvas, bare, strange = _Canvas(size), [], []
+    canvas, strange = _Canvas(size), []
     for annotation in item.annotations:
         try:
             kind = _kind(annotation, item.kinds)
@@ -110,23 +110,16 @@ def draw(item: Item, size: tuple[int, int]) -> tuple[Label, tuple[Fault, ...]]:
             if kind is None:
                 strange.append(annotation)
             if not _has_mask(annotation.segmentation):
-                bare.append(annotation)
-                continue
+                raise _Wrong("has no segmentation, only a box")
             canvas.paint(_runs(annotation.segmentation, canvas), None if annotation.crowd else kind)
         except _Wrong as error:
             raise DataError("label", f"{_named(item, [annotation])} {error}. Mend it, or remove it.") from error
-    return canvas.label(), (*_without_mask(item, bare), *_without_category(item, strange))
+    return canvas.label(), tuple(_without_category(item, strange))
 
 
 def _named(item: Item, annotations: Sequence[Annotation]) -> str:
     others = f" (and {len(annotations) - 1} more)" if len(annotations) > 1 else ""
     return f"{item.document}: annotation {shown(annotations[0].id)} of {item.image}{others}"
-
-
-def _without_mask(item: Item, annotations: Sequence[Annotation]) -> Iterator[Fault]:
-    if annotations:
-        text = "has no segmentation, only a box. Draw its outline, or remove it."
-        yield Fault("label", f"{_named(item, annotations)} {text}")
 
 
 def _without_category(item: Item, annotations: Sequence[Annotation]) -> Iterator[Fault]:
@@ -316,7 +309,7 @@ def _undescribed(segment: int | None, path: Path, item: Item) -> Iterator[Fault]
         text = (
             f"{path} holds segment {segment}, which {item.document} does not describe. Describe it, or paint it black."
         )
-        yield Fault("label", text)
+        yield Fault("class", text)
 
 
 def _segment_ids(path: Path, size: tuple[int, int], image_name: str) -> np.ndarray:

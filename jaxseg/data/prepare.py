@@ -173,6 +173,8 @@ def dataset(data: Data, layout: Layout | None = None) -> Dataset:
             raise UserError(f"{name}: {error.strerror or error}. Check --data.root and --data.cache.") from error
     stored = builder.info.metadata
     records = {split: [builders.to_record(row) for row in stored[split]] for split in layout.splits}
+    # Every worker process would get a copy.
+    stored.clear()
     return Dataset(layout.title, layout.classes, records, builder)
 
 

@@ -118,13 +118,15 @@ class Layout(layouts.Layout):
     def fingerprint(self) -> str:
         """Of what decides what is drawn."""
         counts = {split: len(items) for split, items in self.splits.items()}
-        return layouts.fingerprint(self.seed, self.size, self.classes, counts)
+        return layouts.fingerprint(self.seed, self.size, layouts.meaning(self.classes), counts)
 
     def read(self, item: Place) -> layouts.Labelled:
         """Draws one scene."""
         drawn = generate(self.seed, item.split, item.number, self.size, len(self.classes) - 1)
         pixels = drawn.image[..., ::-1]
-        return layouts.Labelled(images.png(pixels), images.digest(pixels), Label(drawn.semantic, drawn.instance))
+        things = np.where(np.isin(drawn.semantic, self.classes.stuff), np.uint16(0), drawn.instance)
+        label = Label(drawn.semantic, layouts.numbered(things))
+        return layouts.Labelled(images.png(pixels), images.digest(pixels), label)
 
 
 def layout(data: Data) -> Layout:

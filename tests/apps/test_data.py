@@ -1,6 +1,7 @@
 """`jaxseg data` as a user runs it, and what training makes of broken, hostile and panoptic data."""
 
 import json
+import shutil
 import struct
 import zlib
 from pathlib import Path
@@ -254,6 +255,84 @@ def test_a_run_goes_on_with_the_class_list_that_it_began_with(tmp_path):
     (root / "classes.json").write_text('["cell"]')
     with pytest.raises(config.UserError, match=r"holds another run: data\.classes differ"):
         cli.train(argv)
+
+
+def test_a_run_does_not_go_on_with_other_images(tmp_path):
+    root = _folder(tmp_path / "data")
+    argv = ["--config", _config(tmp_path, "folder"), "--workdir", str(tmp_path / "run")]
+    cli.train(argv)
+    (root / "train/images/0.png").touch()
+    cli.train(argv)
+    _image(77).save(root / "train/images/0.png")
+    with pytest.raises(config.UserError, match=r"training images of .*/data changed since .*/run began\. Restore them"):
+        cli.train(argv)
+    (tmp_path / "run" / "class_frequencies.json").unlink()
+    cli.train(argv)
+
+
+def test_labels_that_mean_something_else_are_not_evaluated(tmp_path):
+    root = _folder(tmp_path / "data")
+    (root / "classes.json").write_text('["disc", "floor"]')
+    cli.train(["--config", _config(tmp_path, "folder", ()), "--workdir", str(tmp_path / "run")])
+    argv = ["--workdir", str(tmp_path / "run")]
+    with pytest.raises(config.UserError, match=r"are read as floor, disc, but the network was trained for disc, floor"):
+        cli.evaluate([*argv, "--data.classes", "floor", "disc"])
+    (root / "classes.json").write_text('[{"name": "floor", "isthing": 0}, "disc"]')
+    with pytest.raises(config.UserError, match=r"are read as disc, floor \(stuff\), but"):
+        cli.evaluate(argv)
+    (root / "classes.json").write_text('["disc", "floor"]')
+    cli.evaluate(argv)
+
+
+@pytest.mark.parametrize("gone", ["train", "val"])
+def test_a_missing_split_is_found_and_stops_training(tmp_path, gone, capsys):
+    shutil.rmtree(_folder(tmp_path / "data") / gone)
+    argv = ["--config", _config(tmp_path, "folder")]
+    with pytest.raises(config.UserError, match="training stops at 1 of the faults"):
+        cli.data(["check", *argv])
+    assert f"has no {gone} split. Add it" in capsys.readouterr().out
+    argv += ["--workdir", str(tmp_path / "run")]
+    with pytest.raises(config.UserError, match=f"has no {gone} split. Add it"):
+        cli.train(argv)
+    accepted = [*argv, "--data.accept", "empty", "--train.steps", "1"]
+    if gone == "val":
+        cli.train(accepted)
+        assert model.load(tmp_path / "run").step == 1
+    else:
+        with pytest.raises(config.UserError, match="has no split train, only val"):
+            cli.train(accepted)
+
+
+def test_check_names_images_without_objects_and_those_that_are_ignored(tmp_path, capsys):
+    root = _folder(tmp_path / "data")
+    _save(_label(0), root / "train/instances/0.png")
+    _save(np.full((32, 64), 9, np.uint16), root / "val/instances/1.png")
+    cli.data(["check", "--config", _config(tmp_path, "folder"), "--data.folder.ignored", "9"])
+    out = capsys.readouterr().out
+    assert "train: images without objects: 0\n" in out
+    assert "val: images without objects: 1\n" in out
+    assert "val: images that are ignored altogether: 1\n" in out
+
+
+@pytest.mark.parametrize(("height", "width", "crop"), [(1640, 1640, (32, 64)), (33, 700, (16, 640)), (1, 1, (640, 8))])
+def test_images_and_crops_of_any_shape_are_checked_and_shown(tmp_path, height, width, crop):
+    root = _folder(tmp_path / "data")
+    _image(3, (height, width)).save(root / "train/images/1.png")
+    _save(_label(size=(height, width)), root / "train/instances/1.png")
+    argv = ["--config", _config(tmp_path, "folder"), "--data.crop", *map(str, crop)]
+    cli.data(["check", *argv])
+    cli.data(["show", *argv, "--output", str(tmp_path / "show.html")])
+
+
+def test_a_turned_image_is_checked_and_shown_upright(tmp_path):
+    root = _folder(tmp_path / "data")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    _image(3, (64, 32)).save(root / "train/images/1.png", exif=exif)
+    argv = ["--config", _config(tmp_path, "folder")]
+    cli.data(["check", *argv])
+    cli.data(["show", *argv, "--output", str(tmp_path / "show.html")])
+    cli.data(["prepare", *argv])
 
 
 def test_show_names_nothing_that_a_browser_would_run(tmp_path):

@@ -1,11 +1,15 @@
 """Records, counts and faults of whole splits, against loops."""
 
+import time
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from jaxseg.config import Augment, Data
 from jaxseg.data import Label, check, images, shapes
-from jaxseg.data.layouts import Labelled
+from jaxseg.data.layouts import Labelled, Layout
+from jaxseg.types import ClassList
 
 
 def _record(instance: np.ndarray, name: str = "a", seed: int = 0) -> check.Record:
@@ -104,3 +108,44 @@ def test_pixels_of_classes_and_the_share_that_is_ignored():
     np.testing.assert_array_equal(check.class_pixels([row, row], 3), [3000, 600, 0])
     assert check.ignored_share([row, row]) == 0.1
     assert check.ignored_share([]) == 0
+
+
+def test_objects_of_a_label_that_is_looked_at_in_pieces(monkeypatch):
+    scene = shapes.generate(0, "train", 1, (48, 64))
+    label = Label(scene.semantic, scene.instance)
+    whole = check.objects(label)
+    monkeypatch.setattr(check, "BAND", 5 * 64)
+    assert check.objects(label) == whole
+
+
+def test_content_follows_pictures_and_labels_alone():
+    record = _record(_scattered(0), "a", 1)
+    assert check.content({"train": [record]}) == check.content({"train": [_record(_scattered(0), "a", 1)]})
+    others = [_record(_scattered(1), "a", 1), _record(_scattered(0), "a", 2), _record(_scattered(0), "b", 1)]
+    assert len({check.content({"train": [row]}) for row in (record, *others)}) == 4
+
+
+def test_splits_that_training_needs():
+    assert [fault.kind for fault in check.without({"val": ()}, "mydata")] == ["empty"]
+    assert check.without({"val": ()}, "mydata")[0].message.startswith("mydata has no train split.")
+    assert check.without({"train": (), "val": (), "test": ()}, "mydata") == []
+
+
+class _Slow(Layout):
+    """Counts what was opened."""
+
+    opened = 0
+
+    def read(self, item):
+        type(self).opened += 1
+        return Labelled(b"", "", Label(np.zeros((2, 2), np.uint8), np.zeros((2, 2), np.uint16)))
+
+
+def test_few_images_are_opened_ahead_of_a_slow_consumer(monkeypatch):
+    monkeypatch.setattr(check.os, "cpu_count", lambda: 64)
+    items = [SimpleNamespace(name=str(i)) for i in range(100)]
+    images_ = check.examined(_Slow("slow", ClassList.of(("a",)), {"train": items}), items)
+    assert next(images_).record.name == "0"
+    time.sleep(0.2)
+    assert _Slow.opened <= check.THREADS + 2
+    assert [image.record.name for image in images_] == [str(i) for i in range(1, 100)]

@@ -10,10 +10,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from jaxseg.config import Data, Folder, UserError
-from jaxseg.data import Label, folder
+from jaxseg.data import Label, folder, images
 from jaxseg.data.layouts import Fault
 
 CLASSES = ("cell", "wall")
@@ -134,17 +134,45 @@ def test_other_files_become_png_of_8_bits(tmp_path, raw):
         np.testing.assert_array_equal(cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED), rgb)
 
 
-def test_photos_are_turned_the_way_the_camera_was_held(tmp_path, raw):
-    path = _write(tmp_path / "train", "a", raw, suffix=".jpg")
-    upright = np.zeros((20, 30, 3), np.uint8)
-    upright[:10] = 255
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])
+def test_photos_are_turned_the_way_the_camera_was_held(tmp_path, orientation, suffix):
+    stored = np.zeros((20, 30, 3), np.uint8)
+    stored[:8, :20] = 255
     exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(np.ascontiguousarray(np.rot90(upright))).save(path, exif=exif)
-    content, _ = _first(tmp_path)
-    turned = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    assert turned.shape == (20, 30, 3)
-    assert abs(turned.astype(int) - upright).max() < 40
+    exif[0x0112] = orientation
+    upright = np.asarray(ImageOps.exif_transpose(_with_exif(stored, exif)))
+    path = _write(tmp_path / "train", "a", np.zeros(upright.shape[:2], np.uint16), suffix=suffix)
+    Image.fromarray(stored).save(path, exif=exif)
+    content, label = _first(tmp_path)
+    assert label.semantic.shape == upright.shape[:2]
+    assert abs(images.rgb(content).astype(int) - upright).max() < 40
+    # OpenCV, as TFDS decodes with it, and Pillow see the same.
+    assert abs(cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR).astype(int) - upright).max() < 40
+
+
+def _with_exif(pixels: np.ndarray, exif: Image.Exif) -> Image.Image:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", exif=exif)
+    return Image.open(file)
+
+
+def test_a_name_that_is_no_text_is_a_fault(tmp_path, raw):
+    _write(tmp_path / "train", "a", raw)
+    for part in ("images", "instances"):
+        os.rename(tmp_path / "train" / part / "a.png", os.fsencode(tmp_path / "train" / part) + b"/\xfcber.png")
+    _write(tmp_path / "train", "b", raw)
+    layout = folder.layout(_data(tmp_path))
+    assert [pair.name for pair in layout.splits["train"]] == ["b"]
+    assert [fault.kind for fault in layout.faults] == ["unreadable"]
+    assert layout.faults[0].message.endswith("has a name that does not show on one line. Rename it, and its label.")
+    layout.faults[0].message.encode()
+
+
+def test_a_side_that_no_file_can_store_is_refused(tmp_path):
+    path = _write(tmp_path / "train", "a", np.zeros((1, 70_000), np.uint16), suffix=".bmp")
+    with _fails(f"{path} claims 1 x 70000 pixels"):
+        _first(tmp_path)
 
 
 def test_any_mix_of_sizes_in_order_of_names(tmp_path):
@@ -311,6 +339,15 @@ def test_a_list_of_classes_that_is_none(tmp_path, raw, text):
     (tmp_path / "classes.json").write_text(text)
     with _fails(str(tmp_path / "classes.json")):
         folder.layout(_data(tmp_path))
+
+
+def test_colors_do_not_change_what_is_prepared(tmp_path, raw):
+    _write(tmp_path / "train", "a", raw)
+    plain, colored = (
+        folder.layout(dataclasses.replace(_data(tmp_path), colors=colors)) for colors in ((), ((1, 2, 3), (4, 5, 6)))
+    )
+    assert colored.classes.colors[1] == (1, 2, 3)
+    assert plain.fingerprint() == colored.fingerprint()
 
 
 def test_fingerprint_follows_files_and_settings(tmp_path, raw):

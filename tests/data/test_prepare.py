@@ -78,6 +78,14 @@ def test_other_settings_are_other_data(data):
     assert (other[0].image != prepare.source(data, "train")[0].image).any()
 
 
+def test_worker_processes_do_not_get_the_listing(data):
+    few, many = (
+        len(pickle.dumps(prepare.source(dataclasses.replace(data, shapes=Shapes((32, 48), train, 1)), "val")))
+        for train in (1, 60)
+    )
+    assert many < few + 1000
+
+
 def test_source_ends_where_it_should_and_can_be_pickled(data):
     source = prepare.source(data, "train")
     assert [e.name for e in source] == [f"train_{i:06d}" for i in range(6)]

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+from jaxseg.config import Data, Shapes
 from jaxseg.data import shapes
 
 SIZE = (128, 256)
@@ -127,3 +128,13 @@ def test_a_scene_depends_on_seed_split_and_index_alone():
 def test_bad_arguments_are_refused(size, classes, message):
     with pytest.raises(ValueError, match=message):
         shapes.scene(np.random.default_rng(0), size, classes)
+
+
+def test_shapes_that_are_stuff_have_no_instances():
+    data = Data(builder="shapes", classes=shapes.CLASSES, stuff=("disc",), shapes=Shapes(size=SIZE, train=8, val=1))
+    layout = shapes.layout(data)
+    labels = [layout.read(item).label for item in layout.splits["train"]]
+    assert any((label.semantic == 1).any() for label in labels)
+    for label in labels:
+        assert not label.instance[label.semantic == 1].any()
+        np.testing.assert_array_equal(np.unique(label.instance), np.arange(label.instance.max() + 1))
