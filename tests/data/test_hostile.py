@@ -27,7 +27,7 @@ import numpy as np
 import pytest
 
 from jaxseg.config import Coco, Data, UserError
-from jaxseg.data import coco, documents, folder, images, masks
+from jaxseg.data import check, coco, documents, folder, images, masks
 from jaxseg.data.layouts import DataError, Layout
 
 HEIGHT, WIDTH = 12, 16
@@ -369,7 +369,12 @@ def _read_everything(layout: Layout) -> bool:
 
 
 def _check_labelled(labelled: Any) -> None:
-    pixels = cv2.imdecode(np.frombuffer(labelled.content, np.uint8), cv2.IMREAD_COLOR)
+    """What was read can be counted, stored and shown."""
+    pixels = images.rgb(labelled.content)
+    for array in labelled.label:
+        np.testing.assert_array_equal(cv2.imdecode(np.frombuffer(images.png(array), np.uint8), -1), array)
+    record = check.Record.of("x", labelled)
+    assert len(json.loads(json.dumps(record))[4]) == labelled.label.instance.max()
     semantic, instance = labelled.label
     assert pixels.shape[:2] == semantic.shape == instance.shape
     assert (semantic.dtype, instance.dtype) == (np.uint8, np.uint16)
