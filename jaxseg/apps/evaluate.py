@@ -254,9 +254,11 @@ def _overlays(folder: Path, examples: list[report.Example]) -> None:
     files.require_writable(folder)
     for earlier in folder.glob("*.png"):
         earlier.unlink()
-    for example in examples:
+    for i, example in enumerate(examples):
         pair = visualize.side_by_side(list(example.pictures.values()), list(example.pictures))
         path = folder / f"{files.as_name(example.name)}.png"
+        if path.exists():
+            path = path.with_name(f"{path.stem}_{i}.png")
         with files.writing(path):
             Image.fromarray(pair).save(path)
 
