@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ def train(settings: config.Config, workdir: Path) -> state.TrainState:
     Raises:
       UserError: the directory cannot be written or holds another run, or data or config are unusable.
     """
-    from jaxseg.data import check, layouts, pipeline, prepare
+    from jaxseg.data import prepare
 
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     # An encoder that does not exist is reported before any data is read.
@@ -41,50 +41,58 @@ def train(settings: config.Config, workdir: Path) -> state.TrainState:
     data, layout = prepare.resolve(settings.data)
     settings = _absolute(dataclasses.replace(settings, data=data))
     resumed = _compare(settings, workdir, console)
-    layouts.refuse(check.without(layout.splits, layout.title), settings.data.accept)
-    dataset = prepare.dataset(settings.data, layout)
-    source = dataset.split("train")
-    _require_slots(dataset, settings)
+    dataset = _opened(settings, layout)
     frequencies = _frequencies(workdir, dataset, resumed)
     files.write_text(workdir / model.CONFIG, config.to_json(settings))
-    update = state.optimizer(settings.optimizer, settings.train.steps)
-    recipe = step.Recipe(
-        network=model.network(settings, parallel.AXIS),
-        update=update,
-        superpixel=settings.superpixels.size,
-        targets=settings.targets,
-        normalize=settings.losses.normalize,
-    )
-    begin = state.create(recipe.network, update, settings.seed, settings.data.crop)
+    recipe = _recipe(settings)
+    begin = state.create(recipe.network, recipe.update, settings.seed, settings.data.crop)
     if resumed:
         with Checkpoints(workdir, read_only=True) as checkpoints:
             begin = checkpoints.restore(begin)
-    _announce(console, settings, begin, len(source))
-
-    def batches(start: int) -> Iterator[Batch]:
-        train_settings, size = settings.train, settings.model.size
-        return pipeline.train_batches(
-            source, settings.data, train_settings.batch, settings.seed, start, train_settings.steps, size=size
-        )
-
+    _announce(console, settings, begin, len(dataset.records["train"]))
     return loop.run(
         settings.train,
         recipe,
         step.numbers(settings.losses, frequencies, settings.superpixels.compactness),
         begin,
-        batches,
+        _batches(settings, dataset),
         workdir,
         state.schedule(settings.optimizer, settings.train.steps),
         _pictures(settings, dataset),
     )
 
 
-def _require_slots(dataset: Any, settings: config.Config) -> None:
-    """Refuses crops with more objects than their targets hold, unless that is accepted."""
-    from jaxseg.data import check, layouts
+def _opened(settings: config.Config, layout: Any) -> Any:
+    """The prepared data set, unless it lacks a split or its crops show more objects than targets hold."""
+    from jaxseg.data import check, layouts, prepare
 
-    faults = check.crowded(dataset.records["train"], settings.data, settings.targets.max_instances, settings.model.size)
-    layouts.refuse(faults, settings.data.accept)
+    layouts.refuse(check.without(layout.splits, layout.title), settings.data.accept)
+    dataset = prepare.dataset(settings.data, layout)
+    if "train" not in dataset.records:
+        raise config.UserError(f"{dataset.title} has no train split to train on. Add it.")
+    limit, size = settings.targets.max_instances, settings.model.size
+    layouts.refuse(check.crowded(dataset.records["train"], settings.data, limit, size), settings.data.accept)
+    return dataset
+
+
+def _recipe(settings: config.Config) -> step.Recipe:
+    return step.Recipe(
+        network=model.network(settings, parallel.AXIS),
+        update=state.optimizer(settings.optimizer, settings.train.steps),
+        superpixel=settings.superpixels.size,
+        targets=settings.targets,
+        normalize=settings.losses.normalize,
+    )
+
+
+def _batches(settings: config.Config, dataset: Any) -> Callable[[int], Iterator[Batch]]:
+    """Step to begin at, to the batches from there on."""
+    from jaxseg.data import pipeline
+
+    source, run, size = dataset.split("train"), settings.train, settings.model.size
+    return lambda start: pipeline.train_batches(
+        source, settings.data, run.batch, settings.seed, start, run.steps, size=size
+    )
 
 
 def _absolute(settings: config.Config) -> config.Config:

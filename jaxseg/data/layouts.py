@@ -5,6 +5,7 @@ says about itself is trusted: whatever is wrong with an image is a `DataError` o
 by their kind, and whatever makes the listing impossible is a plain `UserError`.
 """
 
+import abc
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -69,7 +70,7 @@ class Item(Protocol):
 
 
 @dataclass(frozen=True)
-class Layout:
+class Layout(abc.ABC):
     """What a data set holds; each builder has its own subclass.
 
     Attributes:
@@ -84,17 +85,17 @@ class Layout:
     splits: Mapping[str, Sequence[Any]]
     faults: tuple[Fault, ...] = field(default=(), kw_only=True)
 
+    @abc.abstractmethod
     def fingerprint(self) -> str:
         """Changes whenever a file is added, removed, renamed or rewritten, or a setting means something else."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def read(self, item: Any) -> Labelled:
         """Opens one item; safe to call from several threads.
 
         Raises:
           DataError: image or label cannot be used.
         """
-        raise NotImplementedError
 
 
 def choose(data: Data, known: ClassList, default: Sequence[str]) -> ClassList:

@@ -299,7 +299,7 @@ def test_a_missing_split_is_found_and_stops_training(tmp_path, gone, capsys):
         cli.train(accepted)
         assert model.load(tmp_path / "run").step == 1
     else:
-        with pytest.raises(config.UserError, match="has no split train, only val"):
+        with pytest.raises(config.UserError, match=r"has no train split to train on\. Add it\."):
             cli.train(accepted)
 
 
