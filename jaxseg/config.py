@@ -242,6 +242,8 @@ class Model:
       batch_norm: "synchronized" statistics over all devices, or "frozen" at their initial (imported) values.
       dtype: what convolutions compute in; parameters, losses and grouping are float32 always.
       center_prior: confidence that the center head starts from.
+      clustering: "centers", or "all_to_all" for the baseline of Table I: no center head and no superpixels; losses pull
+        embeddings to each instance's mean, mean shift finds the instances, and masks are enlarged bilinearly.
       size: the network's (height, width): every frame is resized to it. None: frames keep their own size.
     """
 
@@ -255,6 +257,7 @@ class Model:
     batch_norm: Literal["synchronized", "frozen"] = "synchronized"
     dtype: Literal["float32", "bfloat16"] = "float32"
     center_prior: float = 0.1
+    clustering: Literal["centers", "all_to_all"] = "centers"
     size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
@@ -370,7 +373,7 @@ class Grouping:
     Attributes:
       slots: most objects found in a frame.
       center: confidence above which an element is part of a center.
-      assignment: largest embedding distance of an element to its center.
+      assignment: largest embedding distance of an element to its center; the bandwidth of all-to-all clustering.
       duplicate: embedding distance below which two centers of a class are one object.
     """
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from jaxseg.ops import clustering, superpixels
+from jaxseg.ops import clustering, components, superpixels, upsampling
 from jaxseg.types import IGNORED, Capacity, Instances, Outputs, Segmentation, Targets, Thresholds
 
 OUTSIDE = 9
@@ -131,8 +131,10 @@ def assign(canvas: Array, plan: Geometry, capacity: Capacity, thresholds: Thresh
     """Superpixels of one canvas; pixels of the padding belong to none (`OUTSIDE`), and no pixel to a cell in it.
 
     A canvas of more pixels than the network's input has larger cells; compactness shrinks with them, so that the same
-    object gets the same superpixels at any resolution.
+    object gets the same superpixels at any resolution. The all-to-all baseline has square cells in their place.
     """
+    if capacity.clustering == "all_to_all":
+        return jnp.full(plan.canvas, superpixels.OWN, jnp.uint8)
     compactness = thresholds.compactness * (capacity.superpixel / plan.cell)
     if plan.canvas == plan.frame or plan.resized:
         return superpixels.assign(canvas, plan.cell, compactness)
@@ -155,8 +157,8 @@ class Groups(NamedTuple):
     Attributes:
       classes: class of each element.
       ids: 0, or 1 + row of the center that takes the element.
-      peaks: the centers.
-      embedding: embedding at each center.
+      peaks: the centers; with all-to-all clustering, one at the middle of each cluster, of confidence 1.
+      embedding: embedding at each center, or mean of each cluster.
       score: confidence times mean class probability.
     """
 
@@ -179,9 +181,7 @@ def group(
       thresholds: confidence and the two radii.
       stuff: ids of classes whose elements belong to no object.
     """
-    probability = jax.nn.softmax(outputs.semantic)
-    classes = jnp.where(inside, jnp.argmax(outputs.semantic, axis=-1), 0)
-    things = jnp.where(_is_stuff(classes, stuff), 0, classes)
+    classes, things, probability = _classified(outputs, inside, stuff)
     peaks = clustering.peaks(jax.nn.sigmoid(outputs.center), things, slots, thresholds.center)
     embedding = outputs.embedding[peaks.element[:, 0], peaks.element[:, 1]]
     keep = clustering.duplicates(embedding, peaks.class_id, peaks.valid, thresholds.duplicate)
@@ -189,9 +189,40 @@ def group(
     peaks, embedding = jax.tree.map(lambda x: x[order] if x.ndim else x, (peaks, embedding))
     peaks = peaks.replace(valid=keep[order])
     ids = clustering.assign(outputs.embedding, things, embedding, peaks.class_id, peaks.valid, thresholds.assignment)
-    own = jnp.take_along_axis(probability, classes[..., None], axis=-1)[..., 0]
-    count, total = _sums(ids, slots, jnp.stack([jnp.ones_like(own), own], axis=-1)).T
-    return Groups(classes, ids, peaks, embedding, peaks.score * total / jnp.maximum(count, 1))
+    return Groups(classes, ids, peaks, embedding, peaks.score * _mean_probability(ids, probability, slots))
+
+
+def group_all_to_all(
+    outputs: Outputs, inside: Bool[Array, "h w"], slots: int, thresholds: Thresholds, stuff: tuple[int, ...] = ()
+) -> Groups:
+    """Clusters the elements of one image without centers: the baseline of Table I; arguments are those of `group`.
+
+    Objects are in the order of their discovery. Only the assignment radius is read, as the bandwidth.
+    """
+    classes, things, probability = _classified(outputs, inside, stuff)
+    found = clustering.all_to_all(outputs.embedding, things, probability, slots, thresholds.assignment)
+    _, center_of_mass, element = components.middles(found.ids, slots)
+    confidence = found.valid.astype(jnp.float32)
+    peaks = clustering.Peaks(found.valid, found.class_id, confidence, element, center_of_mass, found.left)
+    return Groups(classes, found.ids, peaks, found.mean, _mean_probability(found.ids, probability, slots))
+
+
+GROUPINGS = {"centers": group, "all_to_all": group_all_to_all}
+"""How elements become objects, by `Capacity.clustering`."""
+
+
+def _classified(
+    outputs: Outputs, inside: Bool[Array, "h w"], stuff: tuple[int, ...]
+) -> tuple[Int[Array, "h w"], Int[Array, "h w"], Float[Array, "h w"]]:
+    """Class of each element, the same with 0 for classes without instances, and the probability of the class."""
+    classes = jnp.where(inside, jnp.argmax(outputs.semantic, axis=-1), 0)
+    own = jnp.take_along_axis(jax.nn.softmax(outputs.semantic), classes[..., None], axis=-1)[..., 0]
+    return classes, jnp.where(_is_stuff(classes, stuff), 0, classes), own
+
+
+def _mean_probability(ids: Int[Array, "h w"], probability: Float[Array, "h w"], slots: int) -> Float[Array, " n"]:
+    count, total = _sums(ids, slots, jnp.stack([jnp.ones_like(probability), probability], axis=-1)).T
+    return total / jnp.maximum(count, 1)
 
 
 def _is_stuff(classes: Int[Array, "h w"], stuff: tuple[int, ...]) -> Bool[Array, "h w"]:
@@ -211,6 +242,8 @@ def finish(
 ) -> Segmentation:
     """Outputs of one image to finished masks: grouping, then one-to-many upsampling through the superpixels.
 
+    With `Capacity.clustering` "all_to_all", mean shift and bilinear upsampling take their places.
+
     Args:
       outputs: the three heads on the grid.
       assignment: superpixels of the canvas.
@@ -219,18 +252,30 @@ def finish(
       thresholds: numbers of the grouping.
     """
     on_frame = (_ceil(plan.frame[0], plan.cell), _ceil(plan.frame[1], plan.cell)) if not plan.resized else plan.grid
-    groups = group(outputs, _inside(plan.grid, on_frame), capacity.slots, thresholds, capacity.stuff)
-    packed = groups.classes.astype(jnp.int32) * (1 << 16) + groups.ids
-    pixels = superpixels.upsample(packed, assignment, plan.cell)
-    if plan.resized:
-        pixels = jax.image.resize(pixels, plan.frame, "nearest")
+    cluster = GROUPINGS[capacity.clustering]
+    groups = cluster(outputs, _inside(plan.grid, on_frame), capacity.slots, thresholds, capacity.stuff)
+    pixels = _enlarged(groups, assignment, plan, capacity)
+    if plan.resized or capacity.clustering == "all_to_all":
         area, box = _measure(pixels & 0xFFFF, capacity.slots)
     else:
-        pixels = pixels[: plan.frame[0], : plan.frame[1]]
         area, box = _measure_grid(groups.ids, assignment, plan.cell, capacity.slots)
     instances = _instances(groups, area, box, plan)
     semantic = (pixels >> 16).astype(jnp.uint8)
     return Segmentation(semantic, (pixels & 0xFFFF).astype(jnp.uint16), instances, groups.peaks.lost)
+
+
+def _enlarged(
+    groups: Groups, assignment: UInt8[Array, "H W"], plan: Geometry, capacity: Capacity
+) -> Int[Array, "H_frame W_frame"]:
+    """Class times 2^16 plus id of each pixel of the frame."""
+    packed = groups.classes.astype(jnp.int32) * (1 << 16) + groups.ids
+    if capacity.clustering == "all_to_all":
+        pixels = upsampling.bilinear(packed, plan.cell)
+    else:
+        pixels = superpixels.upsample(packed, assignment, plan.cell)
+    if plan.resized:
+        return jax.image.resize(pixels, plan.frame, "nearest")
+    return pixels[: plan.frame[0], : plan.frame[1]]
 
 
 def _ceil(value: int, divisor: int) -> int:

@@ -47,8 +47,7 @@ def make(
     """
     _check(semantic.shape, size, slots, style)
     instance = _instances_only(semantic, instance)
-    rows, columns = _sample_positions(assignment, size)
-    labels, ids = semantic[rows, columns], instance[rows, columns]
+    labels, ids = sample(semantic, instance, assignment, size)
     present = _present(ids)
     on_grid = jnp.sum(present, dtype=jnp.int32)
     # Slots in the order of the ids. A table over all ids spares a sort; `present[0]` is off, so that 0 stays 0.
@@ -70,6 +69,24 @@ def make(
     )
 
 
+def sample(
+    semantic: UInt8[Array, "H W"], instance: UInt16[Array, "H W"], assignment: UInt8[Array, "H W"], size: int
+) -> tuple[UInt8[Array, "h w"], UInt16[Array, "h w"]]:
+    """The labels at each superpixel's center of mass.
+
+    Args:
+      semantic: class ids.
+      instance: object ids.
+      assignment: superpixel of each pixel, see `superpixels.assign`.
+      size: superpixel size k in pixels, a divisor of H and W (static).
+
+    Returns:
+      Class and object id of each element of the grid.
+    """
+    rows, columns = _sample_positions(assignment, size)
+    return semantic[rows, columns], instance[rows, columns]
+
+
 def vanished(
     semantic: UInt8[Array, "H W"], instance: UInt16[Array, "H W"], assignment: UInt8[Array, "H W"], size: int
 ) -> Int[Array, ""]:
@@ -82,8 +99,8 @@ def vanished(
       size: superpixel size k in pixels, a divisor of H and W (static).
     """
     instance = _instances_only(semantic, instance)
-    rows, columns = _sample_positions(assignment, size)
-    return jnp.sum(_present(instance) & ~_present(instance[rows, columns]), dtype=jnp.int32)
+    _, ids = sample(semantic, instance, assignment, size)
+    return jnp.sum(_present(instance) & ~_present(ids), dtype=jnp.int32)
 
 
 def fits(grid: tuple[int, int]) -> bool:

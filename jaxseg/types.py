@@ -38,7 +38,8 @@ class Outputs:
     Attributes:
       semantic: unnormalised class logits.
       embedding: unbounded embedding.
-      center: logit of the confidence that the element is an object's center.
+      center: logit of the confidence that the element is an object's center; minus infinity of a network that
+        predicts no centers.
     """
 
     semantic: Float[Array, "*b h w c"]
@@ -126,7 +127,8 @@ class Segmentation:
       semantic: class of every pixel.
       instance: 0, or the id of the object that owns the pixel; id i + 1 is row i of ``instances``.
       instances: the objects.
-      lost: centers that found no slot; 0 unless the frame holds more objects than the capacity.
+      lost: centers that found no slot; 0 unless the frame holds more objects than the capacity. With all-to-all
+        clustering, elements that no cluster took.
     """
 
     semantic: UInt8[Array, "*b H W"]
@@ -141,7 +143,7 @@ class Thresholds:
 
     Attributes:
       center: confidence that an element must exceed to be part of a center, in (0, 1).
-      assignment: largest embedding distance from an element to the center that takes it, >= 0.
+      assignment: largest embedding distance from an element to the center (or mean) that takes it, >= 0.
       duplicate: a center within this embedding distance of a more confident one of its class is dropped, >= 0.
       compactness: weight of the spatial distance in superpixels, in Lab units per pixel at the network's size, > 0.
     """
@@ -162,6 +164,7 @@ class Capacity:
       size: the network's (height, width), or None to run at the frame's own size, padded to ``stride``.
       stride: what native sizes are padded to a multiple of (the encoder's largest stride).
       stuff: ids of classes without instances, which are predicted but not grouped.
+      clustering: "centers", or "all_to_all": the paper's baseline, without centers and superpixels.
     """
 
     slots: int = 128
@@ -169,6 +172,7 @@ class Capacity:
     size: tuple[int, int] | None = None
     stride: int = 32
     stuff: tuple[int, ...] = ()
+    clustering: str = "centers"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,8 +19,14 @@ CONFIG = "config.json"
 def capacity(settings: config.Config) -> Capacity:
     """What fixes the shapes of a run's inference."""
     model = settings.model
-    stuff = class_list(settings).stuff
-    return Capacity(settings.grouping.slots, settings.superpixels.size, model.size, model.encoder_stride, stuff)
+    return Capacity(
+        slots=settings.grouping.slots,
+        superpixel=settings.superpixels.size,
+        size=model.size,
+        stride=model.encoder_stride,
+        stuff=class_list(settings).stuff,
+        clustering=model.clustering,
+    )
 
 
 def thresholds(settings: config.Config) -> Thresholds:

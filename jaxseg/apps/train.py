@@ -53,7 +53,7 @@ def train(settings: config.Config, workdir: Path) -> state.TrainState:
     return loop.run(
         settings.train,
         recipe,
-        step.numbers(settings.losses, frequencies, settings.superpixels.compactness),
+        step.numbers(settings.losses, frequencies, settings.superpixels.compactness, recipe.clustering),
         begin,
         _batches(settings, dataset),
         workdir,
@@ -82,6 +82,7 @@ def _recipe(settings: config.Config) -> step.Recipe:
         superpixel=settings.superpixels.size,
         targets=settings.targets,
         normalize=settings.losses.normalize,
+        clustering=settings.model.clustering,
     )
 
 

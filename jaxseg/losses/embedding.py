@@ -1,7 +1,9 @@
 """Embedding losses: elements to their instance's center, centers away from one another, centers near the origin.
 
 Each is a mean within the image, so its count is 1, or 0 for an image that has too few instances to define it; such an
-image does not dilute the mean of the batch. Hinges are not squared.
+image does not dilute the mean of the batch. Hinges are not squared. What stands for an instance is the embedding at its
+center, as in the paper; with ``anchor="mean"`` it is the mean embedding of its elements (De Brabandere et al., 2017),
+which is what a network without centers is trained for.
 """
 
 import jax
@@ -11,8 +13,11 @@ from jaxtyping import Array, Bool, Float
 from jaxseg.losses import Scalar
 from jaxseg.types import Outputs, Sum, Targets
 
+ANCHORS = ("center", "mean")
+"""What stands for an instance: the embedding at its center, or the mean of its elements' embeddings."""
 
-def attraction(outputs: Outputs, targets: Targets, margin: Scalar) -> Sum:
+
+def attraction(outputs: Outputs, targets: Targets, margin: Scalar, anchor: str = "center") -> Sum:
     r"""Hinged distance of every element to the embedding at its instance's center.
 
     .. math:: \frac{1}{K} \sum_k \frac{1}{P_k} \sum_{p \in k} [\,\|e_{k,c} - e_{k,p}\| - \delta_a]^+
@@ -21,12 +26,16 @@ def attraction(outputs: Outputs, targets: Targets, margin: Scalar) -> Sum:
       outputs: embeddings (h, w, d); the other heads are not read.
       targets: instance of each element and center of each instance, on the same grid.
       margin: delta_a, in embedding units, >= 0.
+      anchor: what stands for an instance, one of `ANCHORS` (static).
 
     Returns:
       (loss, 1), or (0, 0) without instances.
 
+    Raises:
+      ValueError: no such anchor.
+
     References:
-      Milioto et al., ICRA 2019, eq. 3.
+      Milioto et al., ICRA 2019, eq. 3; De Brabandere et al., 2017, eq. 1 (the mean; its hinge is squared).
     """
     row = jnp.maximum(targets.instance - 1, 0)
     member = targets.instance > 0
@@ -34,11 +43,11 @@ def attraction(outputs: Outputs, targets: Targets, margin: Scalar) -> Sum:
     instances = jnp.sum(targets.valid, dtype=jnp.float32)
     # The two means as one weighted sum over elements: no array of instances by elements, no scatter of losses.
     weights = member / jnp.maximum(instances * sizes, 1.0)[row]
-    distances = _norm(_at_centers(outputs, targets)[row] - outputs.embedding)
+    distances = _norm(_anchors(outputs, targets, anchor)[row] - outputs.embedding)
     return _mean(weights * jax.nn.relu(distances - margin), instances >= 1)
 
 
-def repulsion(outputs: Outputs, targets: Targets, margin: Scalar) -> Sum:
+def repulsion(outputs: Outputs, targets: Targets, margin: Scalar, anchor: str = "center") -> Sum:
     r"""Hinged closeness of the embeddings at the centers of every two instances, averaged over ordered pairs.
 
     .. math:: \frac{1}{K (K - 1)} \sum_{k_A \ne k_B} [\delta_r - \|e_{k_A,c} - e_{k_B,c}\|\,]^+
@@ -47,14 +56,18 @@ def repulsion(outputs: Outputs, targets: Targets, margin: Scalar) -> Sum:
       outputs: embeddings (h, w, d); the other heads are not read.
       targets: center of each instance, on the same grid.
       margin: delta_r, in embedding units, >= 0.
+      anchor: what stands for an instance, one of `ANCHORS` (static).
 
     Returns:
       (loss, 1), or (0, 0) with fewer than two instances.
 
+    Raises:
+      ValueError: no such anchor.
+
     References:
       Milioto et al., ICRA 2019, eq. 4.
     """
-    centers = _at_centers(outputs, targets)
+    centers = _anchors(outputs, targets, anchor)
     # Differences, not |a|^2 - 2ab + |b|^2: the expansion cancels exactly where the hinge acts.
     distances = _norm(centers[:, None] - centers[None])
     pairs = targets.valid[:, None] & targets.valid[None] & ~jnp.eye(targets.valid.size, dtype=bool)
@@ -62,7 +75,7 @@ def repulsion(outputs: Outputs, targets: Targets, margin: Scalar) -> Sum:
     return _mean(jnp.where(pairs, jax.nn.relu(margin - distances), 0.0) / jnp.maximum(number, 1.0), number >= 1)
 
 
-def regularization(outputs: Outputs, targets: Targets) -> Sum:
+def regularization(outputs: Outputs, targets: Targets, anchor: str = "center") -> Sum:
     r"""Distance of the embeddings at the centers from the origin.
 
     .. math:: \frac{1}{K} \sum_k \|e_{k,c}\|
@@ -70,21 +83,34 @@ def regularization(outputs: Outputs, targets: Targets) -> Sum:
     Args:
       outputs: embeddings (h, w, d); the other heads are not read.
       targets: center of each instance, on the same grid.
+      anchor: what stands for an instance, one of `ANCHORS` (static).
 
     Returns:
       (loss, 1), or (0, 0) without instances.
 
+    Raises:
+      ValueError: no such anchor.
+
     References:
       Milioto et al., ICRA 2019, section III-A.3 (its weight there is 0.001); De Brabandere et al., 2017, eq. 3.
     """
-    norms = _norm(_at_centers(outputs, targets))
+    norms = _norm(_anchors(outputs, targets, anchor))
     instances = jnp.sum(targets.valid, dtype=jnp.float32)
     return _mean(jnp.where(targets.valid, norms, 0.0) / jnp.maximum(instances, 1.0), instances >= 1)
 
 
-def _at_centers(outputs: Outputs, targets: Targets) -> Float[Array, "n d"]:
-    """Embedding at each instance's center; unused rows hold that of element (0, 0)."""
-    return outputs.embedding[targets.center[:, 0], targets.center[:, 1]]
+def _anchors(outputs: Outputs, targets: Targets, anchor: str) -> Float[Array, "n d"]:
+    """What stands for each instance; unused rows hold the embedding of element (0, 0), or 0."""
+    if anchor not in ANCHORS:
+        raise ValueError(f'`anchor` must be "center" or "mean": got {anchor!r}.')
+    if anchor == "center":
+        return outputs.embedding[targets.center[:, 0], targets.center[:, 1]]
+    # Elements without an instance go to a row past the end, which is dropped.
+    row = jnp.where(targets.instance > 0, targets.instance - 1, targets.valid.size).ravel()
+    values = outputs.embedding.reshape(-1, outputs.embedding.shape[-1])
+    sizes = jnp.zeros(targets.valid.shape, jnp.float32).at[row].add(1.0, mode="drop")
+    sums = jnp.zeros((targets.valid.size, values.shape[-1])).at[row].add(values, mode="drop")
+    return sums / jnp.maximum(sizes, 1.0)[:, None]
 
 
 def _norm(vectors: Float[Array, "*b d"]) -> Float[Array, "*b"]:

@@ -53,6 +53,26 @@ def paper_terms(hyper: Hyperparameters, normalize: str = "positives") -> dict[st
     }
 
 
+def baseline_terms(hyper: Hyperparameters) -> dict[str, Term]:
+    """The terms of the baseline without centers, by name: semantic, attraction, repulsion, regularization.
+
+    Args:
+      hyper: their numbers.
+
+    Returns:
+      A new mapping, in which each instance's mean embedding takes the place of that at its center.
+
+    References:
+      Milioto et al., ICRA 2019, Table I, first row; De Brabandere et al., 2017.
+    """
+    return {
+        "semantic": partial(semantic.cross_entropy, class_weights=hyper.class_weights),
+        "attraction": partial(embedding.attraction, margin=hyper.attraction_margin, anchor="mean"),
+        "repulsion": partial(embedding.repulsion, margin=hyper.repulsion_margin, anchor="mean"),
+        "regularization": partial(embedding.regularization, anchor="mean"),
+    }
+
+
 def evaluate(terms: Mapping[str, Term], outputs: Outputs, targets: Targets) -> dict[str, Sum]:
     """Every term, summed over a batch and not divided.
 

@@ -73,6 +73,7 @@ class Network(nn.Module):
       widths: channels of the decoders at stride 1, 2, 4 and so on.
       width: multiplier of the decoders' channels.
       prior: initial probability pi of a center; the bias starts at -log((1 - pi) / pi).
+      centers: whether there is a head for centers; the baseline of Table I has none.
       embedding_scale: standard deviation of the embedding's last kernel, relative to one that keeps variance.
       coordinates: pixels per embedding unit of the position that is added to the first two dimensions; 0 adds nothing.
       norm: batch norm's settings of the decoders.
@@ -89,6 +90,7 @@ class Network(nn.Module):
     widths: tuple[int, ...] = WIDTHS
     width: float = 1.0
     prior: float = 0.1
+    centers: bool = True
     embedding_scale: float = 0.2
     coordinates: float = 0.0
     norm: Norm = Norm()
@@ -120,14 +122,13 @@ class Network(nn.Module):
             "dtype": self.dtype,
         }
         bias = -math.log((1.0 - self.prior) / self.prior)
-        semantic = Decoder(self.classes, name="semantic", **settings)
-        embedding = Decoder(self.embedding, scale=self.embedding_scale, name="embedding", **settings)
-        center = Decoder(1, bias=bias, name="center", **settings)
-        return Outputs(
-            semantic=semantic(features, train),
-            embedding=located(embedding(features, train), self.superpixel, self.coordinates),
-            center=center(features, train)[..., 0],
-        )
+        semantic = Decoder(self.classes, name="semantic", **settings)(features, train)
+        embedding = Decoder(self.embedding, scale=self.embedding_scale, name="embedding", **settings)(features, train)
+        if self.centers:
+            center = Decoder(1, bias=bias, name="center", **settings)(features, train)[..., 0]
+        else:
+            center = jnp.full(semantic.shape[:-1], -jnp.inf)
+        return Outputs(semantic, located(embedding, self.superpixel, self.coordinates), center)
 
 
 def from_config(settings: config.Model, classes: int, superpixel: int, axis_name: str | None = None) -> Network:
@@ -160,6 +161,7 @@ def from_config(settings: config.Model, classes: int, superpixel: int, axis_name
         superpixel=superpixel,
         width=settings.decoder_width,
         prior=settings.center_prior,
+        centers=settings.clustering == "centers",
         coordinates=settings.coordinates,
         norm=norm,
         dtype=dtype,

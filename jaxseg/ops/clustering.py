@@ -167,3 +167,100 @@ def _closer(state: tuple[Array, Array], planes: list[Array], allowed: Array, cen
     squared = jnp.where(allowed, functools.reduce(jnp.add, squares), jnp.inf)
     closer = squared < best
     return jnp.where(closer, squared, best), jnp.where(closer, index, chosen)
+
+
+@struct.dataclass
+class Clusters:
+    """What all-to-all clustering found, in the order of discovery. Rows that are not valid are 0.
+
+    Attributes:
+      ids: 0, or 1 + the row of the cluster that took the element.
+      valid: which rows hold a cluster.
+      class_id: its class.
+      mean: mean embedding that its elements lie around.
+      left: elements of a class that no cluster took, because the slots ran out.
+    """
+
+    ids: Int32[Array, "*b h w"]
+    valid: Bool[Array, "*b n"]
+    class_id: Int32[Array, "*b n"]
+    mean: Float[Array, "*b n d"]
+    left: Int32[Array, "*b"]
+
+
+def all_to_all(
+    embedding: Float[Array, "h w d"],
+    class_map: Integer[Array, "h w"],
+    probability: Float[Array, "h w"],
+    slots: int,
+    bandwidth: Scalar,
+    shifts: int = 8,
+) -> Clusters:
+    r"""Clusters elements by mean shift, without knowing any center: the baseline of the paper's Table I.
+
+    The free element of the highest class probability opens a cluster. Its mean moves, until nothing changes or
+    `shifts` moves are made, to that of the free elements of its class around it,
+
+    .. math:: m \leftarrow \mathrm{mean} \{ e_p : \|e_p - m\| \le b \},
+
+    and then takes those elements. Every cluster compares all elements with its mean, several times: the cost that
+    predicted centers spare. A mean of points within a ball has one of them within the same radius, so that each cluster
+    takes at least one element.
+
+    Args:
+      embedding: embedding of each element.
+      class_map: class of each element, 0 background.
+      probability: of that class, in [0, 1]; of equal ones the first in row-major order comes first.
+      slots: most clusters n, at least 1.
+      bandwidth: b, in embedding units, inclusive.
+      shifts: most moves of a mean (static).
+
+    Returns:
+      The clusters.
+
+    Raises:
+      ValueError: if `slots` is not positive.
+
+    References:
+      De Brabandere, Neven, Van Gool, Semantic instance segmentation with a discriminative loss function, 2017,
+      section 3.2 (there seeds are drawn at random); Milioto et al., ICRA 2019, section IV and Table I.
+    """
+    if slots < 1:
+        raise ValueError(f"`slots` must be at least 1: got {slots}.")
+    flat, classes = embedding.reshape(-1, embedding.shape[-1]), class_map.astype(jnp.int32).ravel()
+    order = probability.ravel()
+
+    def unfinished(state: tuple) -> Array:
+        row, ids, _, _ = state
+        return (row < slots) & jnp.any((ids == 0) & (classes > 0))
+
+    def cluster(state: tuple) -> tuple:
+        row, ids, means, kinds = state
+        free = (ids == 0) & (classes > 0)
+        seed = jnp.argmax(jnp.where(free, order, -1.0))
+        mean, near = _shifted_mean(flat, free & (classes == classes[seed]), flat[seed], bandwidth, shifts)
+        return row + 1, jnp.where(near, row + 1, ids), means.at[row].set(mean), kinds.at[row].set(classes[seed])
+
+    start = (jnp.int32(0), jnp.zeros_like(classes), jnp.zeros((slots, flat.shape[1])), jnp.zeros(slots, jnp.int32))
+    found, ids, means, kinds = jax.lax.while_loop(unfinished, cluster, start)
+    left = jnp.sum((ids == 0) & (classes > 0), dtype=jnp.int32)
+    return Clusters(ids.reshape(class_map.shape), jnp.arange(slots) < found, kinds, means, left)
+
+
+def _shifted_mean(
+    points: Float[Array, "hw d"], free: Bool[Array, " hw"], start: Float[Array, " d"], bandwidth: Scalar, shifts: int
+) -> tuple[Float[Array, " d"], Bool[Array, " hw"]]:
+    """The mean that mean shift reaches from a start, and the free points around it."""
+
+    def around(mean: Array) -> Array:
+        return free & (jnp.sqrt(jnp.sum(jnp.square(points - mean[None]), axis=-1)) <= bandwidth)
+
+    def shift(state: tuple) -> tuple:
+        _, near, _, moves = state
+        mean = jnp.sum(jnp.where(near[:, None], points, 0.0), axis=0) / jnp.sum(near)
+        again = around(mean)
+        return mean, again, jnp.any(again != near), moves + 1
+
+    first = (start, around(start), jnp.bool_(True), jnp.int32(0))
+    mean, near, _, _ = jax.lax.while_loop(lambda state: state[2] & (state[3] < shifts), shift, first)
+    return mean, near

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Int32, Shaped, UInt8, UInt32
+from jaxtyping import Array, Float, Int, Int32, Integer, Shaped, UInt8, UInt32
 
 from jaxseg.ops import color
 
@@ -112,6 +112,34 @@ def upsample(grid: Shaped[Array, "h w"], assignment: UInt8[Array, "H W"], size: 
     for offset in _ORDER[1:]:
         value = jnp.where(view == offset, neighbor(offset), value)
     return value.reshape(assignment.shape)
+
+
+def assign_matching(
+    grid: Integer[Array, "h w"], labels: Integer[Array, "H W"], assignment: UInt8[Array, "H W"], size: int
+) -> UInt8[Array, "H W"]:
+    """Corrects an assignment by the truth: each pixel goes to a superpixel of its own label, where one is near.
+
+    What `upsample` makes of the result is what superpixels without a mistake would give.
+
+    Args:
+      grid: true label of each superpixel.
+      labels: true label of each pixel.
+      assignment: offsets, 0..8; it stays where it is right, and where none of the nine superpixels has the label.
+      size: side of a cell in pixels.
+
+    Returns:
+      Offsets, 0..8. Pixels of no superpixel (9) stay so.
+
+    Raises:
+      ValueError: if `size` does not divide the image.
+    """
+    grid_shape(assignment.shape, size)
+    given, wanted = _view(assignment, size), _view(labels, size)
+    neighbor, right = _neighbors(grid, size, -1), upsample(grid, assignment, size) == labels
+    better = given
+    for offset in reversed(_ORDER):
+        better = jnp.where(neighbor(offset) == wanted, jnp.uint8(offset), better)
+    return jnp.where(right | (assignment > 8), assignment, better.reshape(assignment.shape))
 
 
 def centers_of_mass(assignment: UInt8[Array, "H W"], size: int) -> Float[Array, "h w 2"]:

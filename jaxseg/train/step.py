@@ -26,6 +26,7 @@ class Recipe(NamedTuple):
       superpixel: size k of a grid element, pixels.
       targets: what the heads are asked for.
       normalize: divisor of the center loss.
+      clustering: "centers", or "all_to_all" for the baseline, which has neither center loss nor superpixels.
       axis_name: devices to reduce over; None for a lone device.
     """
 
@@ -34,6 +35,7 @@ class Recipe(NamedTuple):
     superpixel: int
     targets: config.TargetSettings
     normalize: str = "positives"
+    clustering: str = "centers"
     axis_name: str | None = None
 
 
@@ -54,8 +56,11 @@ class Numbers(NamedTuple):
 def make_targets(batch: Batch, recipe: Recipe, compactness: Float[Array, ""] | float) -> Targets:
     """Superpixels and grid targets of a batch."""
     k, wanted = recipe.superpixel, recipe.targets
-    # A loop, not vmap: XLA would fuse the chain of minima into each of its three consumers and compute it three times.
-    assignment = jax.lax.map(lambda image: superpixels.assign(image, k, compactness), batch.image)
+    if recipe.clustering == "all_to_all":
+        assignment = jnp.full(batch.image.shape[:-1], superpixels.OWN, jnp.uint8)
+    else:
+        # A loop, not vmap: XLA would fuse the chain of minima into each of its three consumers, and compute it thrice.
+        assignment = jax.lax.map(lambda image: superpixels.assign(image, k, compactness), batch.image)
 
     def one(semantic: Array, instance: Array, assignment: Array) -> Targets:
         return targets.make(
@@ -84,7 +89,7 @@ def step(
       that "vanished" on the grid or did not fit ("overflow").
     """
     truth = make_targets(batch, recipe, numbers.compactness)
-    terms = total.paper_terms(numbers.hyper, recipe.normalize)
+    terms = loss_terms(numbers.hyper, recipe.clustering, recipe.normalize)
 
     def loss(params: Any) -> tuple[Float[Array, ""], tuple]:
         variables = {"params": params, "batch_stats": state.batch_stats}
@@ -104,17 +109,27 @@ def step(
     return TrainState(state.step + 1, params, stats, opt_state), scalars
 
 
+def loss_terms(
+    hyper: total.Hyperparameters, clustering: str = "centers", normalize: str = "positives"
+) -> dict[str, total.Term]:
+    """The loss terms that a run is trained with, by name; arguments are those of `Recipe`."""
+    return total.baseline_terms(hyper) if clustering == "all_to_all" else total.paper_terms(hyper, normalize)
+
+
 def _psum(tree: Any, axis_name: str | None) -> Any:
     return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
 
-def numbers(settings: config.Losses, frequencies: ArrayLike, compactness: float) -> Numbers:
+def numbers(
+    settings: config.Losses, frequencies: ArrayLike, compactness: float, clustering: str = "centers"
+) -> Numbers:
     """The traced numbers of a config.
 
     Args:
       settings: weights and constants.
       frequencies: (c,) share of each class among the labelled pixels of the training set.
       compactness: of the superpixels.
+      clustering: which loss terms there are; see `Recipe`.
     """
     from jaxseg.losses import semantic
 
@@ -125,6 +140,5 @@ def numbers(settings: config.Losses, frequencies: ArrayLike, compactness: float)
         attraction_margin=settings.attraction_margin,
         repulsion_margin=settings.repulsion_margin,
     )
-    names = ("semantic", "attraction", "repulsion", "regularization", "center")
-    weights = {name: jnp.float32(getattr(settings, name)) for name in names}
+    weights = {name: jnp.float32(getattr(settings, name)) for name in loss_terms(hyper, clustering)}
     return Numbers(weights, jax.tree.map(jnp.float32, hyper), jnp.float32(compactness))
