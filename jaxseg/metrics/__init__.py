@@ -1,6 +1,7 @@
-"""Metrics as sums that merge, with one division at the end."""
+"""Metrics as sums that merge, with one division at the end. All are computed from the counts of an image."""
 
-from jaxseg.metrics.instance import AveragePrecision, Curve, ImageMatches, Verdict, matches
-from jaxseg.metrics.semantic import Confusion
+from jaxseg.metrics.counts import Counts, Truth
+from jaxseg.metrics.panoptic import PanopticQuality
+from jaxseg.metrics.semantic import Confusion, InstanceIoU
 
-__all__ = ["AveragePrecision", "Confusion", "Curve", "ImageMatches", "Verdict", "matches"]
+__all__ = ["Confusion", "Counts", "InstanceIoU", "PanopticQuality", "Truth"]

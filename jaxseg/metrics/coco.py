@@ -1,17 +1,16 @@
-"""COCO mask AP on instance maps. Host-side NumPy: one joint histogram an image, and matches that merge.
+"""COCO mask AP. Host-side NumPy on the counts of an image, with matches that merge.
 
-Objects of a map do not overlap, so all intersections of an image come from one count of (prediction, truth) id pairs.
-Matching, precision and interpolation are those of pycocotools over all areas, with every prediction counted. Pixels
-whose truth is 255 are one "crowd" region of every class: it costs no recall, and predictions mostly inside it are left
-out.
+Matching, precision and interpolation are those of pycocotools, with every prediction counted. A group is one "crowd"
+region of its class, and what is void one of every class: they cost no recall, and predictions mostly inside one are
+left out. Several crowds of one class count as one region.
 """
 
 import dataclasses
 
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Integer, UInt8
+from jaxtyping import Bool, Float, Int
 
-from jaxseg.types import IGNORED
+from jaxseg.metrics.counts import Counts
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 """IoU thresholds that AP is averaged over."""
@@ -26,7 +25,8 @@ class Verdict:
 
     Attributes:
       matched: it took a truth: a true positive.
-      ignored: it took no truth and lies in the ignored region: neither true nor false.
+      ignored: it is neither true nor false: it lies in a crowd, took a truth that does not count, or is itself of an
+        area that does not count.
     """
 
     matched: Bool[np.ndarray, "t p"]
@@ -42,7 +42,7 @@ class ImageMatches:
       score: its score.
       by_class: verdicts where only truths of its own class count.
       agnostic: verdicts where all classes are one.
-      truth_class: class of each truth.
+      truth_class: class of each truth that counts.
     """
 
     class_id: Int[np.ndarray, " p"]
@@ -52,108 +52,67 @@ class ImageMatches:
     truth_class: Int[np.ndarray, " g"]
 
 
-def matches(
-    prediction_instance: Integer[np.ndarray | Array, "H W"],
-    class_id: Integer[np.ndarray | Array, " n"],
-    score: Float[np.ndarray | Array, " n"],
-    valid: Bool[np.ndarray | Array, " n"],
-    truth_instance: Integer[np.ndarray | Array, "H W"],
-    truth_semantic: UInt8[np.ndarray | Array, "H W"],
-) -> ImageMatches:
-    """Matches the predictions of one image with its truths, in order of score, at every IoU threshold.
-
-    A truth's class is the most frequent semantic label of its pixels that are not ignored. Predictions and truths of
-    class 0 are left out.
+def matches(counts: Counts, area: tuple[float | int, float | int] = (0, np.inf)) -> ImageMatches:
+    """Matches the predictions of one image with its objects, in order of score, at every IoU threshold.
 
     Args:
-      prediction_instance: 0, or the id of the predicted object; id i + 1 is row i of the next three.
-      class_id: class of each prediction.
-      score: its score; any range, only the order counts.
-      valid: which rows are predictions.
-      truth_instance: 0, or the id of the true object; ids need not be contiguous.
-      truth_semantic: class ids; 255 is ignored, whatever the instance id there.
+      counts: of the image.
+      area: smallest and largest object that counts, pixels, both inclusive. Others are left out: predictions that take
+        one, and predictions without a truth that are themselves of another area.
 
     Returns:
       The predictions and what became of them.
-
-    Raises:
-      ValueError: the maps differ in shape, or an instance id has no row.
     """
-    prediction_instance, truth_instance = np.asarray(prediction_instance), np.asarray(truth_instance)
-    class_id, score = np.asarray(class_id).astype(np.int64), np.asarray(score).astype(np.float64)
-    index, truth_class = _truths(truth_instance, np.asarray(truth_semantic))
-    joint = _joint(prediction_instance, len(class_id), index, len(truth_class))
-    rows = np.flatnonzero(np.asarray(valid) & (class_id > 0))
-    rows = rows[np.argsort(-score[rows], kind="stable")]
-    columns = np.flatnonzero(truth_class > 0)
-    class_id, truth_class = class_id[rows], truth_class[columns]
-    iou, crowd = _overlaps(joint, rows, columns)
+    columns = np.flatnonzero(counts.truth_object)
+    kinds, sizes = counts.truth_class[columns], counts.truth_area[columns]
+    common, of_own = counts.common[:, columns], counts.class_id[:, None] == kinds[None, :]
+    iou = common / np.maximum(counts.area[:, None] + sizes[None, :] - common, 1)
+    outside, away = _outside(sizes, area), _outside(counts.area, area)
+    own_group = counts.truth_group[None, :] & (counts.truth_class[None, :] == counts.class_id[:, None])
     return ImageMatches(
-        class_id,
-        score[rows],
-        _greedy(np.where(class_id[:, None] == truth_class[None, :], iou, 0.0), crowd),
-        _greedy(iou, crowd),
-        truth_class,
+        counts.class_id,
+        counts.score,
+        _greedy(np.where(of_own, iou, 0.0), outside, _share(counts, own_group), away),
+        _greedy(iou, outside, _share(counts, counts.truth_group[None, :]), away),
+        kinds[~outside],
     )
 
 
-def _truths(
-    instance: Integer[np.ndarray, "H W"], semantic: UInt8[np.ndarray, "H W"]
-) -> tuple[Int[np.ndarray, "H W"], Int[np.ndarray, " g"]]:
-    """Contiguous truth ids 1..g (0 none, g + 1 ignored) of every pixel, and the class of each truth."""
-    if instance.shape != semantic.shape:
-        raise ValueError(
-            f"`truth_semantic` must have the shape of `truth_instance`: got {semantic.shape} with {instance.shape}."
-        )
-    kept = np.where(semantic == IGNORED, 0, instance)
-    present = np.bincount(kept.ravel(), minlength=1) > 0
-    present[0] = False
-    index = np.cumsum(present) * present
-    count = int(present.sum())
-    index = index[kept]
-    votes = np.bincount((index * 256 + semantic).ravel(), minlength=(count + 1) * 256).reshape(count + 1, 256)
-    index[semantic == IGNORED] = count + 1
-    return index, votes[1:].argmax(axis=1)
+def _outside(sizes: Int[np.ndarray, " n"], area: tuple[float | int, float | int]) -> Bool[np.ndarray, " n"]:
+    return (sizes < area[0]) | (sizes > area[1])
 
 
-def _joint(
-    prediction: Integer[np.ndarray, "H W"], predictions: int, index: Int[np.ndarray, "H W"], truths: int
-) -> Int[np.ndarray, "m k"]:
-    """Pixels of every pair: predictions (0 is none) down, truths (0 is none, the last is ignored) across."""
-    if prediction.shape != index.shape:
-        raise ValueError(
-            f"`prediction_instance` must have the shape of the truth: got {prediction.shape} with {index.shape}."
-        )
-    if prediction.max(initial=0) > predictions:
-        raise ValueError(f"`prediction_instance` must hold ids up to {predictions}, one a row: got {prediction.max()}.")
-    columns = truths + 2
-    pairs = prediction.astype(np.int64) * columns + index
-    return np.bincount(pairs.ravel(), minlength=(predictions + 1) * columns).reshape(predictions + 1, columns)
+def _share(counts: Counts, group: Bool[np.ndarray, "_ s"]) -> Float[np.ndarray, " p"]:
+    """Share of each prediction inside one crowd: that of its class, or what is void."""
+    inside = np.maximum((counts.common * group).sum(axis=1), counts.common[:, counts.void].sum(axis=1))
+    return inside / np.maximum(counts.area, 1)
 
 
-def _overlaps(
-    joint: Int[np.ndarray, "m k"], rows: Int[np.ndarray, " p"], columns: Int[np.ndarray, " g"]
-) -> tuple[Float[np.ndarray, "p g"], Float[np.ndarray, " p"]]:
-    """IoU of each prediction with each truth, and the share of each prediction that is ignored."""
-    area = joint.sum(axis=1)[rows + 1]
-    common = joint[np.ix_(rows + 1, columns + 1)]
-    union = area[:, None] + joint.sum(axis=0)[columns + 1][None, :] - common
-    return common / np.maximum(union, 1), joint[rows + 1, -1] / np.maximum(area, 1)
+def _greedy(
+    iou: Float[np.ndarray, "p g"],
+    outside: Bool[np.ndarray, " g"],
+    crowd: Float[np.ndarray, " p"],
+    away: Bool[np.ndarray, " p"],
+) -> Verdict:
+    """Each prediction in turn takes the free truth it overlaps most; of equals the last, as pycocotools does.
 
-
-def _greedy(iou: Float[np.ndarray, "p g"], crowd: Float[np.ndarray, " p"]) -> Verdict:
-    """Each prediction in turn takes the free truth it overlaps most; of equals the last, as pycocotools does."""
+    Truths that count come before those that do not, and these before crowds, which are never taken.
+    """
     limits = np.minimum(THRESHOLDS, 1 - 1e-10)[:, None]
     free = np.ones((len(limits), iou.shape[1]), bool)
     matched = np.zeros((len(limits), iou.shape[0]), bool)
+    left_out = (crowd[None, :] >= limits) | away[None, :]
     candidate = iou >= limits[0]
     for row in np.flatnonzero(candidate.any(axis=1)):
-        near = np.flatnonzero(candidate[row])[::-1]  # at most two, for masks do not overlap
+        near = np.flatnonzero(candidate[row])[::-1]  # at most two, for truths do not overlap
         fits = free[:, near] & (iou[row, near][None, :] >= limits)
-        best = near[np.where(fits, iou[row, near][None, :], -1.0).argmax(axis=1)]
-        matched[:, row] = fits.any(axis=1)
-        free[matched[:, row], best[matched[:, row]]] = False
-    return Verdict(matched, ~matched & (crowd[None, :] >= limits))
+        rank = np.where(fits, iou[row, near][None, :] - 2.0 * outside[near][None, :], -np.inf)
+        best = near[rank.argmax(axis=1)]
+        taken = fits.any(axis=1) & ~(outside[best] & (crowd[row] >= iou[row, best]))
+        matched[:, row] = taken & ~outside[best]
+        left_out[:, row] |= taken & outside[best]
+        free[taken, best[taken]] = False
+    return Verdict(matched, ~matched & left_out)
 
 
 @dataclasses.dataclass(frozen=True)

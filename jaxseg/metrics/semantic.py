@@ -1,11 +1,16 @@
-"""Per-class IoU from one confusion matrix. Host-side NumPy: counts add up over images and processes."""
+"""Per-class IoU from one confusion matrix, and IoU with objects weighted by size.
+
+Host-side NumPy: counts add up over images and processes.
+"""
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from jaxseg.types import IGNORED
+from jaxseg.metrics.counts import Counts
+from jaxseg.types import IGNORED, ClassList
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +64,17 @@ class Confusion:
                 raise ValueError(f"`{name}` must hold class ids below {classes}: got {got}. Check the class list.")
         return cls(empty.counts + table[:classes, :classes])
 
+    @classmethod
+    def of_counts(cls, counts: Counts) -> "Confusion":
+        """Counts of one image whose segments were counted already; a group counts as its class.
+
+        Args:
+          counts: of the image.
+        """
+        table = np.zeros((counts.semantic.shape[1],) * 2, np.int64)
+        np.add.at(table, counts.truth_class[~counts.void], counts.semantic[~counts.void])
+        return cls(table)
+
     def update(
         self, prediction: UInt8[np.ndarray | Array, "*b"], truth: UInt8[np.ndarray | Array, "*b"]
     ) -> "Confusion":
@@ -86,7 +102,7 @@ class Confusion:
         return np.where(union > 0, hits / np.maximum(union, 1), np.nan)
 
     def mean_iou(self) -> float:
-        """Mean IoU over the thing classes (ids 1 and up) that occur; NaN where none does."""
+        """Mean IoU over the classes but background that occur; NaN where none does."""
         present = self.iou()[1:]
         present = present[~np.isnan(present)]
         return float(present.mean()) if present.size else float("nan")
@@ -95,3 +111,84 @@ class Confusion:
         """Share of the counted pixels, background included, whose class is right; NaN where none is counted."""
         total = self.counts.sum()
         return float(np.trace(self.counts) / total) if total else float("nan")
+
+
+@dataclasses.dataclass(frozen=True)
+class InstanceIoU:
+    """What the instance-weighted IoU of each class divides; ``+`` merges two.
+
+    Attributes:
+      hit: share of each object's pixels that have its class, summed over objects.
+      objects: number of objects.
+      pixels: of all objects.
+      wrong: pixels predicted as the class on another class, void left out.
+    """
+
+    hit: Float[np.ndarray, " c"]
+    objects: Int[np.ndarray, " c"]
+    pixels: Int[np.ndarray, " c"]
+    wrong: Int[np.ndarray, " c"]
+
+    @classmethod
+    def empty(cls, classes: int) -> "InstanceIoU":
+        """The neutral element of ``+``.
+
+        Args:
+          classes: number of classes with background.
+        """
+        return cls(np.zeros(classes), *(np.zeros(classes, np.int64) for _ in range(3)))
+
+    @classmethod
+    def of(cls, counts: Counts) -> "InstanceIoU":
+        """Counts of one image. Groups are no objects; on a group of its own class a prediction is not wrong.
+
+        Args:
+          counts: of the image.
+        """
+        classes = counts.semantic.shape[1]
+        rows = np.flatnonzero(counts.truth_object)
+        kinds, area = counts.truth_class[rows], counts.truth_area[rows]
+        table = Confusion.of_counts(counts).counts
+        return cls(
+            np.bincount(kinds, counts.semantic[rows, kinds] / area, minlength=classes).astype(np.float64),
+            np.bincount(kinds, minlength=classes),
+            np.bincount(kinds, area, minlength=classes).astype(np.int64),
+            table.sum(axis=0) - np.diagonal(table),
+        )
+
+    def __add__(self, other: "InstanceIoU") -> "InstanceIoU":
+        mine, others = ([getattr(part, f.name) for f in dataclasses.fields(part)] for part in (self, other))
+        return InstanceIoU(*(a + b for a, b in zip(mine, others, strict=True)))
+
+    def merge(self, other: "InstanceIoU") -> "InstanceIoU":
+        """The counts of both; the same as ``+``."""
+        return self + other
+
+    def compute(self, classes: ClassList, sizes: Mapping[str, float] | None = None) -> Float[np.ndarray, " c"]:
+        r"""Instance-weighted IoU of each class: every object weighs as much as one of mean size.
+
+        .. math::
+          iIoU_c = \frac{s_c \sum_i h_i}{s_c\, n_c + FP_c}, \quad h_i \text{ the share of object } i \text{ that is hit}
+
+        Args:
+          classes: the class list.
+          sizes: mean pixels s_c of an object of each class, by name; None takes those of the objects counted.
+
+        Returns:
+          Fractions in [0, 1]; NaN for background, for stuff, and where a class is neither in the truth nor predicted.
+
+        Raises:
+          ValueError: `sizes` lacks a class with instances.
+
+        References:
+          Cordts et al., The Cityscapes dataset for semantic urban scene understanding, CVPR 2016, section 4.1.
+        """
+        missing = [name for name in classes.things.values() if sizes is not None and name not in sizes]
+        if missing:
+            raise ValueError(f"`sizes` must name every class with instances: {missing[0]} is missing.")
+        values = np.full(len(classes), np.nan)
+        for i, name in classes.things.items():
+            size = sizes[name] if sizes is not None else self.pixels[i] / max(self.objects[i], 1)
+            total = size * self.objects[i] + self.wrong[i]
+            values[i] = size * self.hit[i] / total if total else np.nan
+        return values
