@@ -143,7 +143,8 @@ class _Vanished:
         if self._size and example.semantic.shape != self._size:
             example = augment.resize(example, self._size)
         self._used += 1
-        count = _count((labelled.full or labelled.label).instance)
+        whole = labelled.full or labelled.label
+        count = _count(np.where(whole.semantic == IGNORED, 0, whole.instance))
         self._objects += count
         lost = count - _count(example.instance)
         padded = _padded(example)

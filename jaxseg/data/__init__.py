@@ -8,6 +8,10 @@ import numpy as np
 class Label(NamedTuple):
     """Label maps of an image.
 
+    Training ignores groups of objects that nobody told apart (255). Evaluation knows them: a pixel of a class with
+    instances that has no instance belongs to one. There, a pixel that is ignored and yet has an instance shows an
+    object of a class that nobody evaluates, for which Cityscapes' AP makes no allowance.
+
     Attributes:
       semantic: (H, W) uint8 class ids, 0 background, 255 ignored.
       instance: (H, W) uint16, 0 is none; other values name the objects of the image.
@@ -25,7 +29,8 @@ class Example(NamedTuple):
       semantic: (H, W) uint8 class ids, 255 where ignored.
       instance: (H, W) uint16, 0 is none; other values name the objects of the image.
       name: what the data set calls the image; unique within its split.
-      full: the label at its published size, where the image is stored at another and the source was asked for it.
+      full: the label for evaluation, where that is another and the source was asked for it: at its published size, and
+        with groups.
     """
 
     image: np.ndarray

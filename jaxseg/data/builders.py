@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxseg.config import Problem, UserError
-from jaxseg.data import check, images
+from jaxseg.data import Label, check, images
 from jaxseg.data.check import Record
 from jaxseg.data.layouts import Fault, Layout, refuse
 
@@ -26,7 +26,7 @@ PART = 32
 
 
 def features(full: bool) -> tfds.features.FeaturesDict:
-    """What a data set stores of an example.
+    """What a data set stores of an example; ``grouped`` says whether its label is that of evaluation, with groups.
 
     Args:
       full: whether labels of the published size are stored beside those of the stored size.
@@ -38,6 +38,7 @@ def features(full: bool) -> tfds.features.FeaturesDict:
         "semantic": semantic,
         "instance": instance,
         "name": tfds.features.Text(),
+        "grouped": np.bool_,
     }
     return tfds.features.FeaturesDict(stored | ({"full_semantic": semantic, "full_instance": instance} if full else {}))
 
@@ -72,8 +73,8 @@ class _Builder(tfds.core.GeneratorBasedBuilder):
       full: whether labels of the published size are stored too.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES: ClassVar = {"1.0.0": "First release."}
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES: ClassVar = {"1.0.0": "First release.", "1.1.0": "Groups are kept for evaluation."}
     code_path = tfds.core.Path(__file__)
     text: ClassVar[str]
     full: ClassVar[bool] = False
@@ -115,7 +116,7 @@ class _Builder(tfds.core.GeneratorBasedBuilder):
         except (OSError, ValueError):
             layout = self.builder_config.layout
             items = layout.splits[split][start : start + PART]
-            entries = [_entry(image) for image in check.examined(layout, items)]
+            entries = [_entry(image, self.full) for image in check.examined(layout, items)]
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_suffix(f".{os.getpid()}")
             # Another run that prepares the same data removes the folder once it is done.
@@ -125,8 +126,8 @@ class _Builder(tfds.core.GeneratorBasedBuilder):
             return entries
 
 
-def _entry(image: check.Examined) -> dict[str, Any]:
-    """What is kept of one image."""
+def _entry(image: check.Examined, full: bool) -> dict[str, Any]:
+    """What is kept of one image; ``full`` as in `features`."""
     faults = [list(fault) for fault in image.faults]
     if image.labelled is None or image.record is None:
         return {"stored": None, "record": None, "faults": faults}
@@ -136,11 +137,18 @@ def _entry(image: check.Examined) -> dict[str, Any]:
         "semantic": images.png(labelled.label.semantic),
         "instance": images.png(labelled.label.instance),
         "name": image.record.name,
+        "grouped": False,
     }
     if labelled.full is not None:
-        stored["full_semantic"] = images.png(labelled.full.semantic)
-        stored["full_instance"] = images.png(labelled.full.instance)
+        stored |= _for_evaluation(labelled.full, full)
     return {"stored": stored, "record": list(image.record), "faults": faults}
+
+
+def _for_evaluation(wanted: Label, full: bool) -> dict[str, Any]:
+    """The label of evaluation: beside that of training, or in its place, for that one follows from it."""
+    if full:
+        return {"full_semantic": images.png(wanted.semantic), "full_instance": images.png(wanted.instance)}
+    return {"semantic": images.png(wanted.semantic), "instance": images.png(wanted.instance), "grouped": True}
 
 
 def to_record(row: Sequence[Any]) -> Record:
@@ -158,10 +166,11 @@ def to_record(row: Sequence[Any]) -> Record:
 class Shapes(_Builder):
     """Street-like scenes; a scene is a function of seed, split and index alone."""
 
-    VERSION = tfds.core.Version("1.0.1")
+    VERSION = tfds.core.Version("1.1.0")
     RELEASE_NOTES: ClassVar = {
         "1.0.0": "First release. Any change of what is drawn is a new version.",
         "1.0.1": "Ignored patches of scenes that are taller than wide fit their width.",
+        "1.1.0": "Groups are kept for evaluation; scenes have none.",
     }
     text = "Shapes on a street, told apart by silhouette, with exact instance labels."
 

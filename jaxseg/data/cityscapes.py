@@ -6,7 +6,7 @@ folder and zips both hold images (or labels), the folder's are taken. The coarse
 (``gtCoarse``) are more training images, where they are asked for. Images may have any size; all are stored at one.
 
 A pixel of a label is the id of a class, or id * 1000 + n for the n-th object of a class that has instances; a pixel of
-such a class without n belongs to a group that nobody told apart and is ignored.
+such a class without n belongs to a group that nobody told apart: training ignores it, evaluation knows it.
 """
 
 import functools
@@ -25,7 +25,7 @@ from jaxseg.data import Label, documents, images, layouts
 from jaxseg.data.layouts import DataError, Fault, Labelled
 from jaxseg.types import IGNORED, ClassList
 
-FORMAT = 2
+FORMAT = 3
 """Raised whenever the same files would be prepared differently."""
 
 IMAGES = "leftImg8bit"
@@ -79,6 +79,9 @@ EVALUATED = (
 )
 """The classes that the benchmark counts. All other ids up to `LAST`, and -1, are void."""
 
+FOREIGN = (1 << 16) - 1
+"""Instance id of what is void but an object."""
+
 LAST = 33
 DIVISOR = 1000
 VALUES = 1 << 16
@@ -124,11 +127,13 @@ class Tables(NamedTuple):
     Attributes:
       semantic: (65536,) uint8 class ids, 255 ignored.
       instance: (65536,) uint16, the value itself where it names an object, otherwise 0.
+      foreign: (65536,) bool, whether it names an object of a class that the benchmark does not count.
       strange: (65536,) bool, whether the official table has no such class.
     """
 
     semantic: np.ndarray
     instance: np.ndarray
+    foreign: np.ndarray
     strange: np.ndarray
 
 
@@ -172,10 +177,13 @@ class Layout(layouts.Layout):
         full, faults = self._label(item, size)
         if size != self.size:
             content = images.png(_resized(pixels, self.size))
-        semantic, instance = (
-            cv2.resize(array, self.size[::-1], interpolation=cv2.INTER_NEAREST_EXACT) for array in full
+        label = Label(
+            *(
+                cv2.resize(array, self.size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+                for array in layouts.ungrouped(full, self.classes)
+            )
         )
-        return Labelled(content, images.digest(pixels), Label(semantic, instance), full, faults)
+        return Labelled(content, images.digest(pixels), label, full, faults)
 
     def _label(self, item: Item, size: tuple[int, int]) -> tuple[Label, tuple[Fault, ...]]:
         """The label at its published size, which must be the image's; all ignored where it is withheld."""
@@ -222,11 +230,13 @@ def decode(raw: np.ndarray, classes: ClassList, name: str) -> tuple[Label, tuple
       name: of the file, for messages.
 
     Returns:
-      Class ids and instance ids 1..n in the order of the pixel values, (H, W) uint8 and uint16; a fault where a value's
-      class is not in the official table, whose pixels are ignored.
+      Class ids and instance ids 1..n in the order of the pixel values, (H, W) uint8 and uint16, with groups as
+      evaluation knows them; a fault where a value's class is not in the official table, whose pixels are ignored.
     """
     tables = _tables(classes)
-    label = Label(tables.semantic[raw], layouts.numbered(tables.instance[raw]))
+    instance = layouts.numbered(tables.instance[raw])
+    instance[tables.foreign[raw]] = FOREIGN
+    label = Label(tables.semantic[raw], instance)
     strange = np.flatnonzero((np.bincount(raw.ravel(), minlength=VALUES) > 0) & tables.strange)
     if not strange.size:
         return label, ()
@@ -249,9 +259,10 @@ def _tables(classes: ClassList) -> Tables:
     for row in EVALUATED:
         class_id = classes.names.index(row.name) if row.name in classes.names else 0
         thing, here = class_id in classes.things, ids == row.id
-        semantic[here & ~alone if thing else here] = class_id
+        semantic[here] = class_id
         instance[here & ~alone & thing] = values[here & ~alone & thing]
-    return Tables(semantic, instance, (ids > LAST) & ~negative)
+    foreign = ~alone & ~np.isin(ids, [row.id for row in EVALUATED]) & (ids <= LAST)
+    return Tables(semantic, instance, foreign, (ids > LAST) & ~negative)
 
 
 def _classes(data: Data) -> ClassList:

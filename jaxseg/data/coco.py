@@ -36,7 +36,7 @@ from jaxseg.data.masks import Annotation, Item, Kind
 from jaxseg.types import ClassList
 
 SPLITS = ("train", "val", "test")
-FORMAT = 2
+FORMAT = 3
 """Raised whenever the same files would be prepared differently."""
 
 FILES = {
@@ -84,6 +84,19 @@ class Layout(layouts.Layout):
         }
         return layouts.fingerprint(FORMAT, layouts.meaning(self.classes), self.settings, self.states, files)
 
+    def official_ids(self, split: str) -> tuple[dict[str, Any], dict[int, Any]]:
+        """What the annotation file calls things.
+
+        Args:
+          split: "train", "val" or "test".
+
+        Returns:
+          The id of each image by its name, and of each category by its class id.
+        """
+        items = self.splits[split]
+        kinds = items[0].kinds.items() if items else ()
+        return {item.name: item.id for item in items}, {kind.class_id: key for key, kind in kinds if kind.class_id}
+
     def read(self, item: Item) -> Labelled:
         """Opens one image and draws its label; safe to call from several threads.
 
@@ -91,7 +104,7 @@ class Layout(layouts.Layout):
           item: of one of the splits.
 
         Returns:
-          The image with its label, (H, W) each.
+          The image with its label, (H, W) each; with groups for evaluation, where there are crowds.
 
         Raises:
           DataError: an unreadable or truncated file, a size that is not the written one, or a wrong annotation.
@@ -106,7 +119,7 @@ class Layout(layouts.Layout):
                 f"is {size[0]} x {size[1]}. Make them equal.",
             )
         label, faults = masks.draw(item, size) if item.label is None else masks.panoptic(item, size)
-        return Labelled(content, images.digest(pixels), label, faults=faults)
+        return Labelled(content, images.digest(pixels), *layouts.both(label, self.classes), faults)
 
 
 def layout(data: Data) -> Layout:
@@ -250,7 +263,7 @@ def _items(
 def _item(entry: dict[str, Any], group: list[Any], folder: Path, kinds: Mapping[Any, Kind], document: Path) -> Item:
     name = PurePosixPath(entry["file_name"])
     size = (entry.get("height"), entry.get("width"))
-    return Item(str(name.with_suffix("")), folder / name, size, tuple(group), kinds, document)
+    return Item(str(name.with_suffix("")), folder / name, size, tuple(group), kinds, document, id=entry["id"])
 
 
 def _images(document: _Document) -> dict[Any, dict[str, Any]]:

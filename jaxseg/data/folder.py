@@ -25,7 +25,7 @@ from jaxseg.types import IGNORED, ClassList
 
 SPLITS = ("train", "val", "test")
 CLASSES = "classes.json"
-FORMAT = 3
+FORMAT = 4
 """Raised whenever the same files would be prepared differently."""
 
 
@@ -90,7 +90,7 @@ class Layout(layouts.Layout):
         raw = images.label_map(images.file_content(item.label, "label"), str(item.label))
         images.require_size(raw, str(item.label), pixels.shape[:2], item.image.name)
         label, faults = decode(raw, self.coding, item.label)
-        return Labelled(content, images.digest(pixels), label, faults=faults)
+        return Labelled(content, images.digest(pixels), *layouts.both(label, self.classes), faults)
 
 
 def layout(data: Data) -> Layout:
@@ -170,8 +170,8 @@ def decode(raw: np.ndarray, coding: Coding, path: Path) -> tuple[Label, tuple[Fa
       path: named in faults.
 
     Returns:
-      Class ids, and instance ids 1..n in the order of the pixel values; a fault where a value's class is not in the
-      list, whose pixels are ignored.
+      Class ids, and instance ids 1..n in the order of the pixel values, with groups as evaluation knows them; a fault
+      where a value's class is not in the list, whose pixels are ignored.
     """
     values = np.flatnonzero(np.bincount(raw.ravel(), minlength=2))
     class_id, n = values // coding.divisor, values % coding.divisor
@@ -183,7 +183,7 @@ def decode(raw: np.ndarray, coding: Coding, path: Path) -> tuple[Label, tuple[Fa
     group = things[row] & (n == 0) & (not coding.zero_is_instance)
     objects = things[row] & ~group
     semantic, instance = np.zeros(values[-1] + 1, np.uint8), np.zeros(values[-1] + 1, np.uint16)
-    semantic[values] = np.where(ignored | strange | group, IGNORED, ids[row])
+    semantic[values] = np.where(ignored | strange, IGNORED, ids[row])
     instance[values[objects]] = np.arange(1, objects.sum() + 1)
     return Label(semantic[raw], instance[raw]), _strange(values[strange], coding, path)
 

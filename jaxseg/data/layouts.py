@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxseg.config import Data, Problem, UserError, check_classes
 from jaxseg.data import Label
-from jaxseg.types import ClassList
+from jaxseg.types import IGNORED, ClassList
 
 
 class DataError(UserError):
@@ -50,7 +50,7 @@ class Labelled(NamedTuple):
       content: the image as PNG or JPEG, 8 bits, gray or RGB.
       digest: of the published picture's pixels: equal pictures have equal ones, whatever their files.
       label: of the image's size.
-      full: the label at its published size, where that is another.
+      full: the label for evaluation, where that is another: at its published size, and with groups.
       faults: what is wrong with the label but leaves the rest of it usable.
     """
 
@@ -143,6 +143,26 @@ def numbered(instance: np.ndarray) -> np.ndarray:
     present = np.bincount(instance.ravel(), minlength=1) > 0
     present[0] = False
     return (np.cumsum(present) * present).astype(np.uint16)[instance]
+
+
+def ungrouped(label: Label, classes: ClassList) -> Label:
+    """The label that training reads, from that of evaluation: groups are ignored, and nothing ignored has an instance.
+
+    Args:
+      label: (H, W) maps with groups.
+      classes: which have instances.
+    """
+    things = np.zeros(256, bool)
+    things[list(classes.things)] = True
+    semantic = np.where(things[label.semantic] & (label.instance == 0), np.uint8(IGNORED), label.semantic)
+    return Label(semantic, np.where(semantic == IGNORED, np.uint16(0), label.instance))
+
+
+def both(label: Label, classes: ClassList) -> tuple[Label, Label | None]:
+    """The label that training reads, and that of evaluation where it is another of the same size."""
+    plain = ungrouped(label, classes)
+    same = all(np.array_equal(a, b) for a, b in zip(plain, label, strict=True))
+    return plain, None if same else label
 
 
 def refuse(faults: Iterable[Fault], accepted: Sequence[Problem]) -> None:

@@ -73,6 +73,7 @@ class Item(NamedTuple):
       kinds: of the annotation file's categories, by their ids.
       document: annotation file.
       label: PNG of a panoptic label.
+      id: of the image in the annotation file.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Item(NamedTuple):
     kinds: Mapping[Any, Kind]
     document: Path
     label: Path | None = None
+    id: Any = None
 
 
 class _Wrong(Exception):
@@ -111,7 +113,7 @@ def draw(item: Item, size: tuple[int, int]) -> tuple[Label, tuple[Fault, ...]]:
                 strange.append(annotation)
             if not _has_mask(annotation.segmentation):
                 raise _Wrong("has no segmentation, only a box")
-            canvas.paint(_runs(annotation.segmentation, canvas), None if annotation.crowd else kind)
+            canvas.paint(_runs(annotation.segmentation, canvas), kind, bool(annotation.crowd))
         except _Wrong as error:
             raise DataError("label", f"{_named(item, [annotation])} {error}. Mend it, or remove it.") from error
     return canvas.label(), tuple(_without_category(item, strange))
@@ -160,23 +162,25 @@ class _Canvas:
         if self.work > WORK:
             raise _Wrong(f"is the one at which the masks of this image cover more than {WORK >> 20} million pixels")
 
-    def paint(self, runs: np.ndarray, kind: Kind | None) -> None:
+    def paint(self, runs: np.ndarray, kind: Kind | None, crowd: bool) -> None:
         """Draws a mask over what ranks below it.
 
         Args:
           runs: (n,) int64 lengths, of what is outside and inside by turns.
           kind: of its class; None to ignore its pixels.
+          crowd: whether it is a group of its class; one of stuff is ignored.
         """
         starts, lengths = np.cumsum(runs)[: len(runs) // 2 * 2 : 2], runs[1::2]
         area = int(lengths.sum())
         self.afford(area)
-        rank = 2 * LEVEL if kind is None else area + LEVEL * (not kind.thing)
+        single = kind is not None and not crowd
+        rank = area + LEVEL * (not kind.thing) if kind and single else 2 * LEVEL
         inside = np.arange(area, dtype=np.int32)
         inside += np.repeat((starts - np.cumsum(lengths) + lengths).astype(np.int32), lengths)
         inside = inside[self.rank[inside] > rank]
         self.rank[inside] = rank
-        self.semantic[inside] = IGNORED if kind is None else kind.class_id
-        self.instance[inside] = self._next() if kind and kind.thing else 0
+        self.semantic[inside] = kind.class_id if kind and (single or kind.thing) else IGNORED
+        self.instance[inside] = self._next() if kind and kind.thing and single else 0
 
     def _next(self) -> int:
         self.objects += 1
@@ -279,12 +283,17 @@ def panoptic(item: Item, size: tuple[int, int]) -> tuple[Label, tuple[Fault, ...
     segments, ids = _segments(item), _segment_ids(path, size, item.image.name)
     kinds = {key: _kind(segment, item.kinds) for key, segment in segments.items()}
     ignored = Kind(IGNORED, False)
-    values = [ignored, *(ignored if segments[key].crowd else kind or ignored for key, kind in kinds.items())]
+    values = [ignored, *(_crowd(kind) if segments[key].crowd else kind or ignored for key, kind in kinds.items())]
     things = np.array([kind.thing for kind in values])
     columns = np.array([kind.class_id for kind in values], np.uint8), (np.cumsum(things) * things).astype(np.uint16)
     label, stranger = _looked_up(ids, np.array([0, *segments], np.int32), *columns)
     strange = [segments[key] for key, kind in kinds.items() if kind is None]
     return label, (*_undescribed(stranger, path, item), *_without_category(item, strange))
+
+
+def _crowd(kind: Kind | None) -> Kind:
+    """Of a class with instances a group, without an instance; of any other, or of none, ignored."""
+    return Kind(kind.class_id, False) if kind and kind.thing else Kind(IGNORED, False)
 
 
 def _looked_up(

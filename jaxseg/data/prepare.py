@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxseg.config import Data, UserError
-from jaxseg.data import Example, Label, cityscapes, coco, folder, shapes
+from jaxseg.data import Example, Label, cityscapes, coco, folder, layouts, shapes
 from jaxseg.data.check import Record
 from jaxseg.data.layouts import Layout
 from jaxseg.types import ClassList
@@ -33,9 +33,10 @@ STALE = 86_400
 class Prepared:
     """Prepared examples of one split by index, in the order of their names. It can be pickled."""
 
-    def __init__(self, stored: Any, full: bool) -> None:
-        """Wraps a view of one split, of examples as dicts; ``full`` says whether they hold labels of published size."""
+    def __init__(self, stored: Any, classes: ClassList, full: bool) -> None:
+        """Wraps a view of one split, of examples as dicts; ``full`` asks for the labels of evaluation."""
         self._stored = stored
+        self._classes = classes
         self._full = full
 
     def __len__(self) -> int:
@@ -44,22 +45,21 @@ class Prepared:
     def __getitem__(self, index: int, /) -> Example:
         if not 0 <= index < len(self):
             raise IndexError(f"`index` must be 0 to {len(self) - 1}: got {index}.")
-        stored = self._stored[index]
-        return Example(
-            image=stored["image"],
-            semantic=stored["semantic"][..., 0],
-            instance=stored["instance"][..., 0],
-            name=stored["name"].decode(),
-            full=Label(stored["full_semantic"][..., 0], stored["full_instance"][..., 0]) if self._full else None,
-        )
+        stored, full = self._stored[index], None
+        label = Label(stored["semantic"][..., 0], stored["instance"][..., 0])
+        if self._full and "full_semantic" in stored:
+            full = Label(stored["full_semantic"][..., 0], stored["full_instance"][..., 0])
+        if stored["grouped"]:
+            label, full = layouts.ungrouped(label, self._classes), label if self._full else None
+        return Example(stored["image"], *label, name=stored["name"].decode(), full=full)
 
     def __getstate__(self) -> bytes:
-        return pickle.dumps((self._stored, self._full))
+        return pickle.dumps((self._stored, self._classes, self._full))
 
     def __setstate__(self, state: bytes) -> None:
         # Loaded within, because TFDS logs each time a worker process gets a copy.
         with _quiet():
-            self._stored, self._full = pickle.loads(state)
+            self._stored, self._classes, self._full = pickle.loads(state)
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Dataset:
 
         Args:
           name: "train", "val" or "test".
-          full: with labels of the published size, where these are stored.
+          full: with the labels of evaluation, where these are others.
 
         Raises:
           UserError: the data set has no such split.
@@ -96,7 +96,7 @@ class Dataset:
         stored = [key for key in self.builder.info.features if key.startswith("full_")]
         skipped = {} if full else {key: tfds.decode.SkipDecoding() for key in stored}
         with _quiet():
-            return Prepared(self.builder.as_data_source(name, decoders=skipped or None), full and bool(stored))
+            return Prepared(self.builder.as_data_source(name, decoders=skipped or None), self.classes, full)
 
 
 def resolve(data: Data) -> tuple[Data, Layout]:
@@ -131,7 +131,7 @@ def source(data: Data, split: str, full: bool = False) -> Prepared:
     Args:
       data: settings.
       split: "train" or "val"; a data set may hold "test" too.
-      full: with labels of the published size, where these are stored.
+      full: with the labels of evaluation, where these are others.
 
     Returns:
       Its examples.

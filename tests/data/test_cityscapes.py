@@ -129,9 +129,9 @@ def test_default_classes_are_the_things_in_their_order():
     ("value", "semantic", "instance"),
     [
         *((void, 255, 0) for void in (*range(7), 9, 10, 14, 15, 16, 18, 29, 30)),
-        *((void * 1000 + n, 255, 0) for void in (1, 6, 9, 18, 29, 30) for n in (0, 999)),
+        *((void * 1000 + n, 255, 65535) for void in (1, 6, 9, 18, 29, 30) for n in (0, 999)),
         *((-1 & 0xFFFF, 255, 0), (-1000 & 0xFFFF, 255, 0), (-997 & 0xFFFF, 255, 0)),
-        *((group, 255, 0) for group in (24, 26)),
+        *((24, 2, 0), (26, 1, 0)),
         *((24000, 2, 1), (24999, 2, 1), (26000, 1, 1), (26042, 1, 1)),
         *((7, 3, 0), (7000, 3, 0), (7005, 3, 0)),
         *((other, 0, 0) for other in (8, 11, 23, 25, 27, 33, 8000, 25000, 33002)),
