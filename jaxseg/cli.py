@@ -51,7 +51,7 @@ def _dispatch(argv: Sequence[str]) -> int | None:
         "eval": (evaluate, "measure a trained network and write a report"),
         "predict": (predict, "segment images, folders or globs"),
         "data": (data, "prepare, check or show a data set"),
-        "superpixels": (superpixels, "under-segmentation error by superpixel size and compactness"),
+        "superpixels": (superpixels, "what superpixels of each size and compactness cost"),
         "benchmark": (benchmark, "time every stage of inference on this hardware"),
     }
     if not argv or argv[0] in ("-h", "--help"):
@@ -88,18 +88,25 @@ def train(argv: Sequence[str]) -> None:
 
 
 def evaluate(argv: Sequence[str]) -> None:
-    """``--workdir DIR [--split val] [--data.root ELSEWHERE] [--output DIR]``."""
+    """``--workdir DIR [--split val] [--sweep] [--submission DIR] [--data.root ELSEWHERE] [--output DIR]``."""
     parser = _Parser("eval", description="Measures a trained network: a table, metrics.json, report.html.")
     parser.add_argument("--workdir", type=Path, required=True, help="folder of the run")
     parser.add_argument("--split", choices=("train", "val", "test"), default="val")
     parser.add_argument("--output", type=Path, help="where results go (default: DIR/SPLIT)")
+    parser.add_argument("--submission", type=Path, help="also write results there, in the data set's official format")
+    parser.add_argument("--sweep", action="store_true", help="try thresholds of the grouping, and write sweep.html")
     known, rest = parser.parse_known_args(argv)
+    if known.sweep and known.submission:
+        raise config.UserError("--sweep and --submission are two evaluations. Give one of them.")
     _keep_compiled()
     from jaxseg.apps import evaluate as app
     from jaxseg.apps import model
 
-    settings = override(model.read_config(known.workdir), rest)
-    app.evaluate(known.workdir, settings, known.split, known.output or known.workdir / known.split)
+    settings, output = override(model.read_config(known.workdir), rest), known.output or known.workdir / known.split
+    if known.sweep:
+        app.sweep(known.workdir, settings, known.split, output)
+    else:
+        app.evaluate(known.workdir, settings, known.split, output, known.submission)
 
 
 def predict(argv: Sequence[str]) -> int:
@@ -161,13 +168,14 @@ def _data_parser(name: str) -> _Parser:
 
 
 def superpixels(argv: Sequence[str]) -> None:
-    """``--config FILE [--images N] [--sizes K ...] [--compactness C ...] [--json FILE]``."""
+    """``--config FILE [--images N] [--sizes K ...] [--compactness C ...] [--json FILE] [--output HTML]``."""
     parser = _Parser("jaxseg superpixels", description="Chooses the superpixel size on the training set.")
     parser.add_argument("--config", type=Path, required=True, help="a file that defines config = Config(...)")
-    parser.add_argument("--images", type=int, default=100, help="most training images to look at")
+    parser.add_argument("--images", type=int, default=50, help="most training images to look at")
     parser.add_argument("--sizes", type=int, nargs="+", default=[2, 4, 8, 16], help="superpixel sizes, pixels")
     parser.add_argument("--compactness", type=float, nargs="+", default=[1, 2, 3, 4, 8], help="Lab units per pixel")
     parser.add_argument("--json", type=Path, help="also write the figures there")
+    parser.add_argument("--output", type=Path, help="also write them there, as HTML with plots")
     known, rest = parser.parse_known_args(argv)
     if known.images < 1 or min(known.sizes) < 1 or min(known.compactness) <= 0:
         raise config.UserError("--images and --sizes must be at least 1 and --compactness above 0.")
@@ -175,7 +183,7 @@ def superpixels(argv: Sequence[str]) -> None:
     _keep_compiled()
     from jaxseg.apps import superpixels as app
 
-    app.study(settings, known.images, known.sizes, known.compactness, known.json)
+    app.study(settings, known.images, known.sizes, known.compactness, known.json, known.output)
 
 
 def benchmark(argv: Sequence[str]) -> None:

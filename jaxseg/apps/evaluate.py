@@ -1,98 +1,90 @@
-"""Evaluation: a table on screen, metrics.json and report.html."""
+"""Evaluation: a table on screen, metrics.json and report.html; thresholds swept; results in official formats."""
 
-import functools
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from jaxseg import config, segment, targets, visualize
-from jaxseg.apps import files, model, report
+from jaxseg.apps import breakdown, files, model, oracle, report, scores
+from jaxseg.apps import sweep as sweeping
+from jaxseg.apps.submission import Submission
 from jaxseg.data import Example, Label
-from jaxseg.metrics import instance, semantic
-from jaxseg.types import IGNORED, Capacity, ClassList, Segmentation, Thresholds
+from jaxseg.metrics import coco
+from jaxseg.metrics.counts import Truth
+from jaxseg.types import ClassList, Segmentation
 
 EXAMPLES = 8
 """Pictures of the report: the worst images, by F1 of their objects at IoU 0.5."""
 
 
 @dataclass
-class Score:
-    """Sums over images, for a network or for its ceiling.
+class Evaluation:
+    """What an evaluation adds up.
 
     Attributes:
-      confusion: pixels by class.
-      precision: matches of instances.
-      lost: centers beyond capacity.
+      trained: the network.
+      sums: those of the network, and those of each variant of the oracle study, over the images that it knows.
+      known: images of the oracle study.
+      details: what the report breaks down.
+      worst: examples for the report.
     """
 
-    classes: int
-    confusion: semantic.Confusion = field(init=False)
-    precision: instance.AveragePrecision = field(default_factory=instance.AveragePrecision.empty)
-    lost: int = 0
+    trained: model.Model
+    sums: dict[str, scores.Score] = field(init=False)
+    known: int = 0
+    details: breakdown.Breakdown = field(init=False)
+    worst: "_Worst" = field(init=False)
 
     def __post_init__(self) -> None:
-        self.confusion = semantic.Confusion.empty(self.classes)
+        rule = scores.rule_of(self.trained.settings.data.builder)
+        names = ("result", *oracle.variants_for(model.capacity(self.trained.settings)))
+        self.sums = {name: scores.Score(self.trained.classes, rule) for name in names}
+        self.details = breakdown.Breakdown(self.trained.classes)
+        self.worst = _Worst(self.trained.classes)
 
-    def add(self, found: Segmentation, truth: Label) -> instance.ImageMatches:
-        """Counts one image, at the label's size."""
-        rows, size = found.instances, truth.semantic.shape
-        predicted = enlarged(Label(np.asarray(found.semantic), np.asarray(found.instance)), size)
-        self.confusion = self.confusion + semantic.Confusion.of(predicted.semantic, truth.semantic, self.classes)
-        matches = instance.matches(
-            predicted.instance, rows.class_id, rows.score, rows.valid, truth.instance, truth.semantic
+    def add(self, example: Example) -> Segmentation:
+        """Counts one image, and returns what was found in it."""
+        label = example.full or Label(example.semantic, example.instance)
+        truth, size = Truth.of(label.semantic, label.instance, self.trained.classes), label.semantic.shape
+        plan = segment.geometry(example.semantic.shape, model.capacity(self.trained.settings))
+        # Exact centers of instances, which the oracles need, have a limit.
+        oracles = self._oracles(example, label) if targets.fits(plan.grid) else {}
+        found = oracles.get("network") or jax.device_get(self.trained(example.image))
+        self.known += bool(oracles)
+        counts = scores.counts_of(found, truth, size, self.trained.classes)
+        matches = self.sums["result"].add(counts, int(found.lost))
+        for name, variant in oracles.items():
+            again = counts if name == "network" else scores.counts_of(variant, truth, size, self.trained.classes)
+            self.sums[name].add(again, int(variant.lost))
+        self.details.add(matches)
+        self.worst.add(example, label, found, matches)
+        return found
+
+    def _oracles(self, example: Example, label: Label) -> dict[str, Segmentation]:
+        """The result of each variant of the oracle study."""
+        numbers = jax.tree.map(np.float32, model.thresholds(self.trained.settings))
+        truth = scores.resized(label, example.semantic.shape)
+        capacity = model.capacity(self.trained.settings)
+        results = jax.device_get(
+            oracle.study(self.trained.network, self.trained.variables, example.image, *truth, capacity, numbers)
         )
-        self.precision = self.precision + instance.AveragePrecision.of(matches)
-        self.lost += int(found.lost)
-        return matches
+        names = oracle.variants_for(capacity)
+        return {name: jax.tree.map(lambda x, i=i: x[i], results) for i, name in enumerate(names)}
 
-    def metrics(self, classes: ClassList) -> dict[str, Any]:
-        """Fractions in 0..1: the means first, then the rest, per class too."""
-        values: Mapping[str, Any] = self.precision.compute(len(classes))
-        iou = self.confusion.iou()
-        per_class = {
-            name: {
-                "ap": _number(values["ap_class"][i]),
-                "ap50": _number(values["ap50_class"][i]),
-                "iou": _number(iou[i]),
-                "truths": int(values["truths_class"][i]),
-                "predictions": int(values["predictions_class"][i]),
-                "thing": i in classes.things,
-            }
-            for i, name in enumerate(classes.names)
-            if i > 0
-        }
-        means = ("ap", "ap50", "ar", "recall50", "ap_agnostic", "ap50_agnostic")
-        return {
-            "ap": _number(values["ap"]),
-            "ap50": _number(values["ap50"]),
-            "iou": _number(self.confusion.mean_iou()),
-            "iou_background": _number(iou[0]),
-            "pixel_accuracy": _number(self.confusion.accuracy()),
-            **{name: _number(values[name]) for name in means[2:]},
-            "images": int(values["images"]),
-            "lost": self.lost,
-            "classes": per_class,
-        }
-
-
-def enlarged(label: Label, size: tuple[int, ...]) -> Label:
-    """Maps at another size, each pixel from the nearest; the same maps where the size is theirs."""
-    if label.semantic.shape == size:
-        return label
-    rows, columns = (
-        ((np.arange(size[axis]) + 0.5) * label.semantic.shape[axis] / size[axis]).astype(np.int64) for axis in range(2)
-    )
-    return Label(*(array[rows[:, None], columns] for array in label))
+    def metrics(self, split: str) -> dict[str, Any]:
+        """What metrics.json holds; ap, ap50 and iou first."""
+        values = {name: score.metrics() for name, score in self.sums.items()}
+        result = values.pop("result")
+        ordered = {name: result[name] for name in COLUMNS} | {"split": split, "step": self.trained.step} | result
+        study = {name: {c: row[c] for c in COLUMNS} for name, row in values.items()} if self.known else {}
+        return ordered | {"ceiling": values["all heads"], "oracles": study, "calibration": self.details.calibration()}
 
 
 def _require_classes(trained: ClassList, layout: Any) -> None:
@@ -108,12 +100,26 @@ def _require_classes(trained: ClassList, layout: Any) -> None:
         )
 
 
-def _number(value: Any) -> float | None:
-    """JSON has no NaN: a class without truth is null."""
-    return None if math.isnan(float(value)) else float(value)
+def _opened(workdir: Path, settings: config.Config, split: str) -> tuple[model.Model, Any, Any]:
+    """The network, the layout of its data and the examples of a split."""
+    from jaxseg.data import prepare
+
+    trained = model.load(workdir, settings)
+    data, layout = prepare.resolve(settings.data)
+    _require_classes(model.class_list(model.read_config(workdir)), layout)
+    return trained, layout, prepare.dataset(data, layout).split(split, full=True)
 
 
-def evaluate(workdir: Path, settings: config.Config, split: str, output: Path) -> dict[str, Any]:
+def _read(source: Any, title: str) -> Iterator[Example]:
+    """The examples beside a bar on stderr."""
+    from jaxseg.data import pipeline
+
+    return iter(track(pipeline.val_examples(source), title, len(source), console=Console(stderr=True)))
+
+
+def evaluate(
+    workdir: Path, settings: config.Config, split: str, output: Path, submission: Path | None = None
+) -> dict[str, Any]:
     """Measures a trained network on a split, at the labels' published size.
 
     Args:
@@ -121,66 +127,42 @@ def evaluate(workdir: Path, settings: config.Config, split: str, output: Path) -
       settings: its config, with overrides.
       split: "train", "val" or "test".
       output: folder for metrics.json and report.html.
+      submission: also write the results there, in the data set's official format.
 
     Returns:
       What metrics.json holds.
 
     Raises:
-      UserError: no usable run or data, or a folder that cannot be written.
+      UserError: no usable run or data, a folder that cannot be written, or a data set without an official format.
     """
-    from jaxseg.data import pipeline, prepare
-
-    trained = model.load(workdir, settings)
-    data, layout = prepare.resolve(settings.data)
-    _require_classes(model.class_list(model.read_config(workdir)), layout)
-    source = prepare.dataset(data, layout).split(split, full=True)
+    trained, layout, source = _opened(workdir, settings, split)
+    official = Submission.open(submission, settings.data.builder, layout, split) if submission else None
     files.require_writable(output)
-    score, ceiling = Score(len(trained.classes)), Score(len(trained.classes))
-    pictures, limits = _Worst(trained.classes), jax.tree.map(np.float32, model.thresholds(settings))
-    examples = pipeline.val_examples(source)
-    for example in track(examples, f"evaluate {split}", len(source), console=Console(stderr=True)):
-        found = jax.device_get(trained(example.image))
-        truth = example.full or Label(example.semantic, example.instance)
-        pictures.add(example, found, score.add(found, truth))
-        if targets.fits(segment.geometry(example.semantic.shape, model.capacity(settings)).grid):
-            perfect = _through_grid(example[:3], model.capacity(settings), len(trained.classes), limits)
-            ceiling.add(jax.device_get(perfect), truth)
-    metrics = {"split": split, "step": trained.step, **score.metrics(trained.classes)}
-    metrics["ceiling"] = ceiling.metrics(trained.classes)
-    ordered = {name: metrics[name] for name in ("ap", "ap50", "iou")} | metrics
-    files.write_json(output / "metrics.json", ordered)
-    worst = list(pictures.rows())
-    _overlays(output / "overlays", worst)
-    with files.writing(output / "report.html"):
-        _report(output / "report.html", settings, ordered, worst)
-    _show(ordered, settings)
-    return ordered
+    evaluation = Evaluation(trained)
+    for example in _read(source, f"evaluate {split}"):
+        found = evaluation.add(example)
+        if official:
+            size = (example.full or example).semantic.shape
+            official.add(
+                example.name,
+                scores.resized(Label(np.asarray(found.semantic), np.asarray(found.instance)), size),
+                found.instances,
+            )
+    if official:
+        official.close()
+    metrics = evaluation.metrics(split)
+    files.write_json(output / "metrics.json", metrics)
+    examples = list(evaluation.worst.rows())
+    _overlays(output / "overlays", examples)
+    _report(output / "report.html", evaluation, metrics, examples)
+    _show(metrics, settings)
+    return metrics
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _through_grid(
-    example: tuple[Array, Array, Array], capacity: Capacity, classes: int, thresholds: Thresholds
-) -> Segmentation:
-    """The truth pushed through grid, grouping and upsampling: the most that a perfect network could score.
-
-    Args:
-      example: image (H, W, 3), semantic and instance map (H, W).
-      capacity: of the run.
-      classes: length of the class list.
-      thresholds: of the run.
-    """
-    image, semantic_map, instance_map = example
-    plan = segment.geometry((image.shape[0], image.shape[1]), capacity)
-    _, canvases = segment.inputs(image[None], plan)
-    assignment = segment.assign(canvases[0], plan, capacity, thresholds)
-    if plan.resized:
-        semantic_map = jax.image.resize(semantic_map, plan.canvas, "nearest")
-        instance_map = jax.image.resize(instance_map, plan.canvas, "nearest")
-    else:
-        pad = [(0, after - before) for before, after in zip(plan.frame, plan.canvas, strict=True)]
-        semantic_map, instance_map = jnp.pad(semantic_map, pad, constant_values=IGNORED), jnp.pad(instance_map, pad)
-    truth = targets.make(semantic_map, instance_map, assignment, plan.cell, capacity.slots, "point")
-    return segment.finish(segment.oracle(truth, classes), assignment, plan, capacity, thresholds)
+def sweep(workdir: Path, settings: config.Config, split: str, output: Path) -> dict[str, Any]:
+    """Sweeps the thresholds of the grouping over a split; see `sweep.sweep`. Arguments are those of `evaluate`."""
+    trained, _, source = _opened(workdir, settings, split)
+    return sweeping.sweep(trained, _read(source, f"sweep {split}"), split, output)
 
 
 class _Worst:
@@ -191,7 +173,7 @@ class _Worst:
         self._kept: list[tuple[float, int, tuple]] = []
         self._seen = 0
 
-    def add(self, example: Example, found: Segmentation, matches: instance.ImageMatches) -> None:
+    def add(self, example: Example, label: Label, found: Segmentation, matches: coco.ImageMatches) -> None:
         hits = int(matches.by_class.matched[0].sum())
         truths = len(matches.truth_class)
         predictions = len(matches.class_id) - int(matches.by_class.ignored[0].sum())
@@ -212,21 +194,18 @@ class _Worst:
             yield report.Example(example.name, pictures, caption)
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
-
-
 COLUMNS = ("ap", "ap50", "iou")
-HEADER = ("class", "kind", "AP", "AP50", "IoU", "objects", "predictions")
+FIGURES = {"AP": "ap", "AP50": "ap50", "IoU": "iou", "iIoU": "iiou", "PQ": "pq", "SQ": "sq", "RQ": "rq"}
+HEADER = ("class", "kind", *FIGURES, "objects", "predictions")
 
 
 def _rows(metrics: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Name, whether it has instances, AP, AP50, IoU in percent and the two counts, a row a class."""
+    """Name, whether it has instances, the figures in percent and the two counts, a row a class."""
     return [
         (
             name,
             "thing" if row["thing"] else "stuff",
-            *(_percent(row[c]) for c in COLUMNS),
+            *(scores.percent(row[c]) for c in FIGURES.values()),
             str(row["truths"]),
             str(row["predictions"]),
         )
@@ -236,12 +215,17 @@ def _rows(metrics: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 def _summary(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     top = metrics["ceiling"]
+
+    def several(values: Mapping[str, Any], *names: str) -> str:
+        return " / ".join(scores.percent(values[name]) for name in names)
+
     return [
-        ("AP", _percent(metrics["ap"])),
-        ("AP50", _percent(metrics["ap50"])),
-        ("mean IoU of the classes", _percent(metrics["iou"])),
-        ("class-agnostic AP / AP50", f"{_percent(metrics['ap_agnostic'])} / {_percent(metrics['ap50_agnostic'])}"),
-        ("ceiling AP / AP50 / IoU", " / ".join(_percent(top[c]) for c in COLUMNS)),
+        ("AP", scores.percent(metrics["ap"])),
+        ("AP50", scores.percent(metrics["ap50"])),
+        ("mean IoU / iIoU of the classes", several(metrics, "iou", "iiou")),
+        ("PQ / SQ / RQ", several(metrics, "pq", "sq", "rq")),
+        ("class-agnostic AP / AP50", several(metrics, "ap_agnostic", "ap50_agnostic")),
+        ("ceiling AP / AP50 / IoU", several(top, *COLUMNS)),
         ("images / in the ceiling", f"{metrics['images']} / {top['images']}"),
         ("centers beyond capacity", str(metrics["lost"])),
     ]
@@ -263,11 +247,15 @@ def _overlays(folder: Path, examples: list[report.Example]) -> None:
             Image.fromarray(pair).save(path)
 
 
-def _report(path: Path, settings: config.Config, metrics: Mapping[str, Any], examples: list[report.Example]) -> None:
+def _report(path: Path, evaluation: Evaluation, metrics: Mapping[str, Any], examples: list[report.Example]) -> None:
+    settings, result = evaluation.trained.settings, evaluation.sums["result"]
+    colors = visualize.class_colors(evaluation.trained.classes)
+    css = [report.css(colors[i]) for i in range(len(evaluation.trained.classes))]
     notes = [
-        "AP is COCO's over all areas, with as many detections an image as the capacity; figures are percent.",
+        f"AP is {scores.RULES[metrics['rule']]}; figures are percent. IoU is the mean over the classes without "
+        "background. PQ counts classes that occur. iIoU weighs every object as one of its class's mean size.",
         "The ceiling is the truth pushed through grid, grouping and upsampling: what a perfect network would score. "
-        "Images whose grid is too large for exact targets are left out of it.",
+        "Images whose grid is too large for exact targets are left out of it, and of the oracle study.",
         f"Grouping: confidence {settings.grouping.center:g}, assignment radius {settings.grouping.assignment:g}, "
         f"duplicate radius {settings.grouping.duplicate:g}, superpixels of {settings.superpixels.size}.",
     ]
@@ -276,22 +264,36 @@ def _report(path: Path, settings: config.Config, metrics: Mapping[str, Any], exa
         title=f"{settings.name}: {metrics['split']} at step {metrics['step']}",
         summary=_summary(metrics),
         per_class=[dict(zip(HEADER, row, strict=True)) for row in _rows(metrics)],
-        colors=[
-            report.css(visualize.class_colors(model.class_list(settings))[i + 1])
-            for i in range(len(settings.data.classes))
+        colors=css[1:],
+        sections=[
+            breakdown.lost(metrics["oracles"]),
+            breakdown.curves(result, css),
+            breakdown.confusion(result),
+            evaluation.details.section(metrics),
         ],
         notes=notes,
         examples=examples,
     )
 
 
+SHOWN = ("AP", "AP50", "IoU", "iIoU", "PQ")
+"""Figures of the table on screen, which is narrow; all are in the report."""
+
+
 def _show(metrics: Mapping[str, Any], settings: config.Config) -> None:
     console = Console(soft_wrap=True)
-    table = Table(*HEADER, title=settings.name)
+    table = Table("class", *SHOWN, "objects", "predictions", title=settings.name)
+    chosen = [HEADER.index(name) for name in ("class", *SHOWN, "objects", "predictions")]
     for row in _rows(metrics):
-        table.add_row(*row)
+        table.add_row(*(row[i] for i in chosen))
     table.add_section()
-    table.add_row("mean", "", *(_percent(metrics[c]) for c in COLUMNS))
-    table.add_row("all as one class", "", _percent(metrics["ap_agnostic"]), _percent(metrics["ap50_agnostic"]))
-    table.add_row("ceiling", "", *(_percent(metrics["ceiling"][c]) for c in COLUMNS))
+    table.add_row("mean", *(scores.percent(metrics[FIGURES[name]]) for name in SHOWN))
+    agnostic = (scores.percent(metrics[f"{FIGURES[name]}_agnostic"]) for name in SHOWN[:2])
+    table.add_row("classes as one", *agnostic)
+    table.add_row("ceiling", *(scores.percent(metrics["ceiling"][FIGURES[name]]) for name in SHOWN))
     console.print(table)
+    if metrics["oracles"]:
+        study = Table("true instead of predicted", "AP", "AP50", "IoU", title="oracle study")
+        for name, row in metrics["oracles"].items():
+            study.add_row(name, *(scores.percent(row[c]) for c in COLUMNS))
+        console.print(study)

@@ -46,6 +46,12 @@ figcaption span { color: var(--dim); }
 .pair small { color: var(--dim); }
 .pair img { display: block; width: 100%; height: auto; border-radius: 4px; }
 .pair img.small { image-rendering: pixelated; max-width: 512px; }
+.charts { display: flex; flex-wrap: wrap; gap: 1rem; }
+.charts > div { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .8rem;
+  max-width: 100%; }
+.charts svg { display: block; max-width: 100%; height: auto; }
+h3 { font-size: 1rem; margin: 1.2rem 0 .4rem; }
+p { max-width: 52rem; }
 .examples.narrow { display: grid; grid-template-columns: repeat(auto-fill, minmax(380px, 1fr)); gap: 1rem; }
 .examples.narrow figure { margin: 0; }
 @media (max-width: 640px) { .pair { grid-template-columns: 1fr; } }
@@ -66,6 +72,34 @@ class Example(NamedTuple):
     caption: str = ""
 
 
+class Table(NamedTuple):
+    """Rows under a title.
+
+    Attributes:
+      title: above it; may be empty.
+      rows: column name to value; columns are those of the first row.
+    """
+
+    title: str
+    rows: Sequence[Mapping[str, Cell]]
+
+
+class Section(NamedTuple):
+    """A part of the page.
+
+    Attributes:
+      title: its heading.
+      text: paragraphs.
+      tables: below them.
+      charts: SVG elements of `charts`, which escapes what they show.
+    """
+
+    title: str
+    text: Sequence[str] = ()
+    tables: Sequence[Table] = ()
+    charts: Sequence[str] = ()
+
+
 def css(rgb: Sequence[int] | UInt8[np.ndarray, "3"]) -> str:
     """A color as HTML writes it."""
     return "#" + "".join(f"{int(v):02x}" for v in rgb)
@@ -78,6 +112,7 @@ def write(
     summary: Sequence[tuple[str, Cell]] = (),
     per_class: Sequence[Mapping[str, Cell]] = (),
     colors: Sequence[str] = (),
+    sections: Sequence[Section] = (),
     notes: Sequence[str] = (),
     examples: Sequence[Example] = (),
 ) -> Path:
@@ -89,6 +124,7 @@ def write(
       summary: (name, value) pairs, shown large.
       per_class: one row a class, column name to value; columns are those of the first row.
       colors: of each row's class, as `css` writes them; shown before its name.
+      sections: further parts, shown before the notes.
       notes: sentences on how the numbers came about.
       examples: images with their pictures, in the order to be shown.
 
@@ -100,6 +136,7 @@ def write(
         f"<h1>{html.escape(title)}</h1>",
         _summary(summary),
         _section("By class", _table(per_class, colors)),
+        *(_section(section.title, _body(section)) for section in sections),
         _section("Notes", _list(notes)),
         _section("Examples", _examples(examples)),
     ]
@@ -114,6 +151,16 @@ def write(
 def _section(title: str, body: str) -> str:
     """A heading over a body; nothing over nothing."""
     return f"<h2>{html.escape(title)}</h2>\n{body}" if body else ""
+
+
+def _body(section: Section) -> str:
+    """Paragraphs, tables and charts."""
+    parts = [f"<p>{html.escape(text)}</p>" for text in section.text]
+    for table in section.tables:
+        parts.append((f"<h3>{html.escape(table.title)}</h3>" if table.title else "") + _table(table.rows))
+    if section.charts:
+        parts.append('<div class="charts">' + "".join(f"<div>{chart}</div>" for chart in section.charts) + "</div>")
+    return "\n".join(parts)
 
 
 def _is_number(value: Cell) -> bool:

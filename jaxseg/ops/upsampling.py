@@ -44,7 +44,7 @@ def _axis(elements: int, size: int) -> tuple[Int[np.ndarray, " n"], Int[np.ndarr
     return own, near, np.abs(place - own).astype(np.float32)
 
 
-def _votes(labels: list[Array], weights: list[Array], label: Array) -> Array:
+def _votes(labels: list[Array], weights: list[np.ndarray], label: Array) -> Array:
     """Weight of the elements that agree with a label, at each pixel."""
     votes = jnp.zeros(label.shape, jnp.float32)
     for other, weight in zip(labels, weights, strict=True):

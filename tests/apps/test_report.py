@@ -130,3 +130,17 @@ def test_a_page_is_replaced_whole(tmp_path):
     assert _write(path) == path
     assert "old" not in path.read_text()
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_sections_hold_text_tables_and_charts_and_escape_what_is_text(tmp_path):
+    hostile = '<b onload="x">&'
+    section = report.Section(
+        hostile, [hostile], [report.Table(hostile, [{hostile: hostile, "n": 3}])], ["<svg><title>t</title></svg>"]
+    )
+    page = _parse(report.write(tmp_path / "p.html", title="t", sections=[section, report.Section("empty")]))
+    assert [text for tag, text in page.texts if hostile in text and tag in ("h2", "p", "h3", "th", "td")] == [
+        hostile
+    ] * 5
+    assert ("title", "t") in page.texts
+    assert not any(name == "onload" for name, _ in page.attributes)
+    assert "empty" not in [text for _, text in page.texts]

@@ -151,7 +151,7 @@ def test_benchmark_times_every_stage(tiny, tmp_path, capsys):
     own.write_text(file.read_text().replace('classes=("disc", "square"), ', ""))
     cli.benchmark(["--config", str(own), "--json", str(tmp_path / "b.json"), "--frames", "3"])
     figures = json.loads((tmp_path / "b.json").read_text())
-    assert set(figures["milliseconds"]) == {"superpixels", "cnn", "grouping", "whole"}
+    assert set(figures["milliseconds"]) == {"superpixels", "cnn", "clustering", "total"}
     assert all(0 < t["p50"] <= t["p99"] for t in figures["milliseconds"].values())
     assert figures["parameters"] > 0
     assert "frames/s" in capsys.readouterr().out

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxseg import cli, config
-from jaxseg.apps.superpixels import undersegmentation
+from jaxseg.apps.superpixels import boundary_recall, undersegmentation
 
 
 def naive(superpixel, segment):
@@ -37,11 +37,36 @@ def test_undersegmentation_limits():
 def test_the_study_prefers_small_superpixels_that_follow_colors(tmp_path, capsys):
     shapes = ["--data.shapes.size", "64", "128", "--data.shapes.train", "4", "--data.shapes.val", "1"]
     argv = ["--config", "configs/shapes.py", "--data.cache", str(tmp_path), *shapes, "--json", str(tmp_path / "s.json")]
+    argv += ["--output", str(tmp_path / "s.html")]
     cli.superpixels([*argv, "--sizes", "4", "8", "--compactness", "3"])
-    small, large = json.loads((tmp_path / "s.json").read_text())
+    rows = {(row["size"], row["upsampling"]): row for row in json.loads((tmp_path / "s.json").read_text())}
+    assert len(rows) == 6
+    small, large = rows[4, "superpixels"], rows[8, "superpixels"]
     assert small["error"] < large["error"]
-    assert small["error"] < small["square_cells"]
+    assert 1 >= small["boundary_recall"] >= large["boundary_recall"] > 0.8
+    assert 0 <= small["fragments"] <= large["fragments"]
+    for column in ("iou", "ap", "ap50"):
+        assert large[column] <= small[column] <= 1
+        for other in ("bilinear", "nearest"):
+            assert small[column] >= rows[4, other][column]
+    assert large["ap"] < small["ap"]
+    assert small["iou"] > rows[4, "bilinear"]["iou"] > rows[4, "nearest"]["iou"]
+    assert small["error"] < rows[4, "nearest"]["error"]
+    assert rows[4, "bilinear"]["error"] is None
     assert "under-segmentation" in capsys.readouterr().out
+    page = (tmp_path / "s.html").read_text()
+    assert page.count("<svg") == 6
+    assert "http" not in page
+
+
+def test_boundary_recall_counts_true_borders_near_ours():
+    """A true border between columns 3 and 4; superpixels with one between 1 and 2, two pixels away."""
+    segment, superpixel = np.tile(np.arange(10) > 3, (4, 1)).astype(int), np.tile(np.arange(10) > 1, (4, 1)).astype(int)
+    assert boundary_recall(superpixel, segment, 2) == (4, 4)
+    assert boundary_recall(superpixel, segment, 1) == (0, 4)
+    assert boundary_recall(segment, segment, 0) == (4, 4)
+    unknown = np.where(segment == 0, -1, segment)
+    assert boundary_recall(superpixel, unknown, 2) == (0, 0)
 
 
 def test_bad_numbers_are_refused():

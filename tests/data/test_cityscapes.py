@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from jaxseg.config import Cityscapes, Data, UserError
-from jaxseg.data import cityscapes, images
+from jaxseg.data import cityscapes, images, layouts
 from jaxseg.data.layouts import DataError, Fault
 
 COCO = Path(__file__).parents[3] / "shared" / "data" / "coco200"
@@ -147,8 +147,24 @@ def test_meaning_of_a_pixel(value, semantic, instance):
 def test_ids_have_no_gaps_and_follow_the_values():
     raw = np.array([[26007, 24003, 7], [26001, 33000, 26]], np.uint16)
     (semantic, instance), _ = cityscapes.decode(raw, _classes("car", "person"), "label.png")
-    np.testing.assert_array_equal(semantic, [[1, 2, 0], [1, 0, 255]])
+    np.testing.assert_array_equal(semantic, [[1, 2, 0], [1, 0, 1]])
     np.testing.assert_array_equal(instance, [[3, 1, 0], [2, 0, 0]])
+
+
+def test_groups_and_objects_of_no_class_are_for_evaluation_alone(tmp_path):
+    """A group of persons and a trailer; training sees both as void, without an instance."""
+    raw = _raw()
+    raw[26:30, 2:12] = 30002
+    _write(tmp_path, "train", "ulm_1", raw)
+    labelled = _only(tmp_path)
+    np.testing.assert_array_equal(labelled.full.semantic[8:24, 50:60], 1)
+    np.testing.assert_array_equal(labelled.full.instance[8:24, 50:60], 0)
+    np.testing.assert_array_equal(labelled.full.semantic[26:30, 2:12], 255)
+    np.testing.assert_array_equal(labelled.full.instance[26:30, 2:12], cityscapes.FOREIGN)
+    for place in (np.s_[4:12, 25:30], np.s_[13:15, 1:6]):
+        np.testing.assert_array_equal(labelled.label.semantic[place], 255)
+        np.testing.assert_array_equal(labelled.label.instance[place], 0)
+    assert labelled.label.instance.max() == 3
 
 
 def test_a_thing_may_be_learnt_as_stuff_groups_included():
@@ -340,7 +356,7 @@ def test_images_and_labels_are_stored_smaller(tmp_path):
     assert np.abs(stored - means).max() <= 0.5
     assert labelled.digest == images.digest(published)
     assert labelled.full.semantic.shape == SIZE
-    full, label = labelled.full, labelled.label
+    full, label = layouts.ungrouped(labelled.full, _layout(tmp_path).classes), labelled.label
     for y, x in np.ndindex(*STORED):
         assert label.semantic[y, x] in full.semantic[2 * y : 2 * y + 2, 2 * x : 2 * x + 2]
         assert label.instance[y, x] in full.instance[2 * y : 2 * y + 2, 2 * x : 2 * x + 2]
@@ -353,8 +369,8 @@ def test_the_stored_size_leaves_files_untouched(tmp_path):
     layout = _layout(tmp_path, size=SIZE)
     labelled = layout.read(layout.splits["train"][0])
     assert labelled.content == _image_path(tmp_path, "train", "ulm_1").read_bytes()
-    np.testing.assert_array_equal(labelled.label.semantic, labelled.full.semantic)
-    np.testing.assert_array_equal(labelled.label.instance, labelled.full.instance)
+    for one, other in zip(labelled.label, layouts.ungrouped(labelled.full, layout.classes), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("size", [(48, 80), (48, 32), (16, 80), (33, 64), (1, 1)])

@@ -403,6 +403,16 @@ def test_crowds_are_ignored_below_everything(tmp_path):
     np.testing.assert_array_equal(label.instance, cell)
 
 
+def test_evaluation_knows_crowds(tmp_path):
+    """Training ignores them; where there is none, evaluation reads the same label."""
+    crowd = _annotation(_runs(_mask((1, 1, 3, 3))), iscrowd=1)
+    cell = _annotation(_code(_mask((2, 2, 9, 9))))
+    labelled = _read(tmp_path / "a", [cell, crowd])
+    np.testing.assert_array_equal(labelled.full.semantic, _mask((2, 2, 9, 9)) | _mask((1, 1, 3, 3)))
+    np.testing.assert_array_equal(labelled.full.instance, _mask((2, 2, 9, 9)))
+    assert _read(tmp_path / "b", [cell]).full is None
+
+
 def test_stuff_lies_between_objects_and_crowds(tmp_path):
     wall = _annotation(_runs(_mask((2, 2, 4, 4))), 2)
     crowd = _annotation(_runs(_mask((2, 2, 3, 5))), iscrowd=1)

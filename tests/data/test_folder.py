@@ -67,9 +67,9 @@ def test_values_become_classes_and_ids_without_gaps():
     assert (semantic.dtype, instance.dtype) == (np.uint8, np.uint16)
 
 
-def test_zero_may_mean_a_group_which_is_ignored_or_stuff():
+def test_zero_may_mean_a_group_or_stuff():
     semantic, instance = _label([[1000, 1001, 2000]], things=(True, False), zero_is_instance=False)
-    np.testing.assert_array_equal(semantic, [[255, 1, 2]])
+    np.testing.assert_array_equal(semantic, [[1, 1, 2]])
     np.testing.assert_array_equal(instance, [[0, 1, 0]])
 
 

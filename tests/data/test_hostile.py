@@ -191,7 +191,7 @@ def test_an_image_is_not_painted_for_ever(tmp_path, monkeypatch):
         DataError, match="is the one at which the masks of this image cover more than 64 million pixels"
     ):
         layout.read(layout.splits["train"][0])
-    assert time.perf_counter() - start < 10
+    assert time.perf_counter() - start < 60  # not minutes, on any machine
 
 
 # What is broken.

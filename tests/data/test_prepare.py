@@ -136,6 +136,25 @@ def test_folder_comes_back_in_order_of_names(cells):
     np.testing.assert_array_equal(a.semantic, a.instance)
 
 
+def test_groups_are_ignored_in_training_and_known_in_evaluation(cells):
+    """A group (n = 0) beside an object in one label, an object alone in the other: one stored label serves both."""
+    raw = np.zeros((21, 30), np.uint16)
+    raw[2:9, 2:9], raw[12:, 5:] = 1000, 1003
+    for name, label in (("a", raw), ("b", np.where(raw[:20] == 1000, 0, raw[:20]))):
+        cv2.imwrite(str(Path(cells.root) / "train" / "instances" / f"{name}.png"), label)
+    data = dataclasses.replace(cells, folder=Folder(zero_is_instance=False), accept=("empty",))
+    plain, whole = prepare.source(data, "train"), prepare.source(data, "train", full=True)
+    np.testing.assert_array_equal(plain[0].semantic, np.where(raw == 1000, 255, raw == 1003))
+    np.testing.assert_array_equal(plain[0].instance, raw == 1003)
+    assert plain[0].full is None
+    np.testing.assert_array_equal(whole[0].semantic, plain[0].semantic)
+    np.testing.assert_array_equal(whole[0].full.semantic, raw > 0)
+    np.testing.assert_array_equal(whole[0].full.instance, raw == 1003)
+    assert whole[1].full is None
+    again = pickle.loads(pickle.dumps(whole))
+    np.testing.assert_array_equal(again[0].full.semantic, raw > 0)
+
+
 def test_unknown_split_names_those_there(cells):
     with pytest.raises(UserError, match="has no split test, only train, val"):
         prepare.source(cells, "test")

@@ -125,3 +125,45 @@ def test_attraction_ignores_elements_without_instance(outputs, targets, term):
     none = np.array(targets.instance)[..., None] == 0
     noisy = outputs.replace(embedding=jnp.where(none, 1e3, outputs.embedding))
     np.testing.assert_array_equal(JITTED[term](outputs, targets).total, JITTED[term](noisy, targets).total)
+
+
+def means_of(outputs, targets):
+    embeddings, instance = np.float64(outputs.embedding), np.array(targets.instance)
+    return [embeddings[instance == i + 1].mean(axis=0) if v else None for i, v in enumerate(np.array(targets.valid))]
+
+
+def test_with_means_as_anchors_terms_are_those_of_the_means(outputs, targets):
+    """The loops again, with each instance's mean in the place of its center."""
+    means = means_of(outputs, targets)
+    instance, known = np.array(targets.instance), [m for m in means if m is not None]
+    attraction = np.mean(
+        [
+            np.mean([max(np.linalg.norm(m - e) - 0.1, 0) for e in np.float64(outputs.embedding)[instance == i + 1]])
+            for i, m in enumerate(means)
+            if m is not None
+        ]
+    )
+    pairs = [max(1.5 - np.linalg.norm(a - b), 0) for a in known for b in known if a is not b]
+    expected = {
+        "attraction": attraction,
+        "repulsion": np.mean(pairs),
+        "regularization": np.mean([np.linalg.norm(m) for m in known]),
+    }
+    for name, term in TERMS.items():
+        found = jax.jit(partial(term, anchor="mean"))(outputs, targets)
+        assert float(found.total) == pytest.approx(expected[name], rel=1e-5), name
+        assert float(found.count) == 1
+
+
+@pytest.mark.parametrize("name", sorted(TERMS))
+def test_means_have_finite_gradients_everywhere(name, outputs):
+    from tests.losses.conftest import EDGES
+
+    for targets in EDGES.values():
+        gradient = jax.grad(lambda e, t=targets: TERMS[name](outputs.replace(embedding=e), t, anchor="mean").total)
+        assert np.isfinite(gradient(outputs.embedding)).all()
+
+
+def test_another_anchor_is_refused(outputs, targets):
+    with pytest.raises(ValueError, match='`anchor` must be "center" or "mean": got \'median\''):
+        embedding.attraction(outputs, targets, 0.1, anchor="median")

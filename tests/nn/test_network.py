@@ -190,3 +190,10 @@ def test_position_is_added_to_the_embedding_alone():
     before, after = (module.apply(variables, IMAGES, False) for module in (plain, placed))
     np.testing.assert_allclose(after.embedding, network.located(before.embedding, 4, 16.0), atol=1e-6)
     np.testing.assert_array_equal(after.center, before.center)
+
+
+def test_without_centers_there_is_no_head_for_them():
+    outputs, variables = start(small(centers=False), IMAGES)
+    assert set(variables["params"]) == {"encoder", "semantic", "embedding"}
+    assert np.isneginf(outputs.center).all()
+    assert outputs.center.shape == outputs.semantic.shape[:-1]

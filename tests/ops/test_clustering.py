@@ -191,3 +191,59 @@ def test_relabelling_the_slots_relabels_the_map():
     ids = _assign(embedding, classes, centers[order], class_id[order], valid[order], 1.0)
     renamed = jnp.where(ids > 0, order[ids - 1] + 1, 0)
     np.testing.assert_array_equal(renamed, _assign(embedding, classes, centers, class_id, valid, 1.0))
+
+
+def _mean_shift_loop(embedding, classes, probability, slots, bandwidth, shifts):
+    """All-to-all clustering as written in its docstring, one cluster after the other."""
+    points, kinds = embedding.reshape(-1, embedding.shape[-1]).astype(np.float64), classes.ravel()
+    ids, means = np.zeros(kinds.size, int), []
+    while len(means) < slots and ((ids == 0) & (kinds > 0)).any():
+        free = (ids == 0) & (kinds > 0)
+        seed = int(np.argmax(np.where(free, probability.ravel(), -1)))
+        free &= kinds == kinds[seed]
+        mean = points[seed]
+        near = free & (np.linalg.norm(points - mean, axis=1) <= bandwidth)
+        for _ in range(shifts):
+            mean = points[near].mean(axis=0)
+            before, near = near, free & (np.linalg.norm(points - mean, axis=1) <= bandwidth)
+            if (before == near).all():
+                break
+        ids[near] = len(means) + 1
+        means.append((mean, kinds[seed]))
+    return ids.reshape(classes.shape), means
+
+
+_all_to_all = jax.jit(clustering.all_to_all, static_argnums=(3, 5))
+
+
+@pytest.mark.parametrize("slots", [5, 60])
+@pytest.mark.parametrize("seed", range(4))
+def test_all_to_all_is_the_loop(seed: int, slots: int):
+    rng = np.random.default_rng(seed)
+    embedding = rng.normal(size=(9, 11, 3)).astype(np.float32)
+    classes, probability = rng.integers(0, 3, (9, 11)), rng.integers(0, 9, (9, 11)).astype(np.float32) / 8
+    found = _all_to_all(embedding, classes, probability, slots, 1.1, 4)
+    ids, means = _mean_shift_loop(embedding, classes, probability, slots, 1.1, 4)
+    np.testing.assert_array_equal(found.ids, ids)
+    assert found.valid.tolist() == [i < len(means) for i in range(slots)]
+    assert int(found.left) == ((ids == 0) & (classes > 0)).sum()
+    for i, (mean, kind) in enumerate(means):
+        np.testing.assert_allclose(found.mean[i], mean, atol=1e-5)
+        assert int(found.class_id[i]) == kind
+
+
+def test_all_to_all_finds_separate_blobs_and_never_joins_classes():
+    """Three groups of embeddings 5 apart, the third of another class but in the place of the first."""
+    group = np.arange(24).reshape(4, 6) % 3
+    rng = np.random.default_rng(0)
+    embedding = np.array([[0.0, 0], [5, 0], [0, 0]])[group] + rng.uniform(-0.2, 0.2, (4, 6, 2))
+    classes = np.array([1, 1, 2])[group]
+    found = _all_to_all(embedding.astype(np.float32), classes, np.ones((4, 6), np.float32), 8, 1.0, 8)
+    assert int(found.valid.sum()) == 3
+    assert len({*zip(np.asarray(found.ids).ravel().tolist(), group.ravel().tolist(), strict=True)}) == 3
+    assert int(found.left) == 0
+
+
+def test_all_to_all_needs_a_slot():
+    with pytest.raises(ValueError, match="`slots` must be at least 1: got 0"):
+        clustering.all_to_all(jnp.zeros((2, 2, 1)), jnp.ones((2, 2), int), jnp.ones((2, 2)), 0, 1.0)

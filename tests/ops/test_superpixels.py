@@ -208,3 +208,23 @@ def test_slic_iterations_may_be_static():
     image = _image(12, 16)
     static = jax.jit(lambda image: superpixels.slic(image, 4, 3.0, 3))
     np.testing.assert_array_equal(static(image), _slic(image, 4, 3.0, 3))
+
+
+def test_a_corrected_assignment_carries_every_label_that_is_near():
+    """Labels of three regions, sampled at the cells' middles: a pixel takes a neighbor of its label, if it has one."""
+    image = _flat_shapes(SIDE, SIDE)
+    y, x = np.mgrid[:SIDE, :SIDE]
+    labels = jnp.asarray((x + y > SIDE // 2).astype(np.int32) + 2 * (x > y + 5) + 1)
+    size, grid = 4, labels[2::4, 2::4]
+    given = _assign(image[::-1], size, 3.0)  # of another picture: wrong in many places
+    better = jax.jit(superpixels.assign_matching, static_argnums=3)(grid, labels, given, size)
+    near = np.stack([_upsample(grid, jnp.full((SIDE, SIDE), i, jnp.uint8), size) for i in range(9)])
+    possible = (near == np.asarray(labels)[None]).any(axis=0)
+    carried = np.asarray(_upsample(grid, better, size))
+    assert possible.mean() > 0.95
+    np.testing.assert_array_equal((carried == labels)[possible], True)
+    right = np.asarray(_upsample(grid, given, size)) == labels
+    assert 0.3 < right.mean() < 0.99
+    np.testing.assert_array_equal(np.asarray(better)[right], np.asarray(given)[right])
+    outside = given.at[0].set(9)
+    assert (jax.jit(superpixels.assign_matching, static_argnums=3)(grid, labels, outside, size)[0] == 9).all()

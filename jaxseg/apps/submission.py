@@ -1,0 +1,148 @@
+"""Results in the formats that the official tools and servers read."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxseg import config
+from jaxseg.apps import files
+from jaxseg.data import Label
+from jaxseg.types import ClassList, Instances
+
+MARK = "jaxseg-submission.txt"
+"""File that says that a folder's content is ours to replace."""
+
+
+class Submission:
+    """Results of one split, in the format of its data set; `open` chooses it."""
+
+    def __init__(self, folder: Path, classes: ClassList) -> None:
+        """Takes over a folder that is new, empty, or holds an earlier submission.
+
+        Args:
+          folder: where the files go.
+          classes: of the results.
+
+        Raises:
+          UserError: the folder cannot be written, or holds files of someone else's.
+        """
+        files.require_writable(folder)
+        if any(folder.iterdir()) and not (folder / MARK).is_file():
+            raise config.UserError(f"{folder} holds files that are no submission. Choose a new or empty folder.")
+        for path in sorted(folder.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+        files.write_text(folder / MARK, "Written by jaxseg; replaced as a whole by the next submission.\n")
+        self.folder, self.classes = folder, classes
+
+    @staticmethod
+    def open(folder: Path, builder: str, layout: Any, split: str) -> "Submission":
+        """A submission in the format of a data set.
+
+        Args:
+          folder: where the files go.
+          builder: of the data set.
+          layout: its listing.
+          split: whose results these are.
+
+        Raises:
+          UserError: the data set has no official format, or the folder cannot be used.
+        """
+        if builder == "cityscapes":
+            return Cityscapes(folder, layout.classes)
+        if builder == "coco" and layout.settings.annotations == "instances":
+            return Coco(folder, layout.classes, layout, split)
+        raise config.UserError(
+            f"--submission: data of --data.builder {builder} has no official format; Cityscapes and COCO have."
+        )
+
+    def add(self, name: str, found: Label, instances: Instances) -> None:
+        """Writes the result of one image.
+
+        Args:
+          name: of the image.
+          found: predicted maps at the published size.
+          instances: row i is the object of id i + 1; on the host.
+
+        Raises:
+          UserError: a file cannot be written.
+        """
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Completes the submission."""
+
+
+class Cityscapes(Submission):
+    """Label ids in ``semantic/NAME.png``; ``instance/NAME.txt`` lists masks, label ids and scores.
+
+    The two folders are submitted, and evaluated, apart: the official tool for classes would take masks for class maps.
+    """
+
+    def __init__(self, folder: Path, classes: ClassList) -> None:
+        """See `Submission`.
+
+        Raises:
+          UserError: also where a class is not one of Cityscapes.
+        """
+        from jaxseg.data import cityscapes
+
+        ids = {row.name: row.id for row in cityscapes.EVALUATED}
+        unknown = [name for name in classes.names[1:] if name not in ids]
+        if unknown:
+            raise config.UserError(f"--submission: {unknown[0]!r} is no class of Cityscapes. Train with its classes.")
+        super().__init__(folder, classes)
+        self._ids = np.array([0, *(ids[name] for name in classes.names[1:])], np.uint8)
+        for part in ("semantic", "instance/masks"):
+            files.require_writable(folder / part)
+
+    def add(self, name: str, found: Label, instances: Instances) -> None:
+        """See `Submission.add`."""
+        _write_png(self.folder / "semantic" / f"{name}.png", self._ids[np.asarray(found.semantic)])
+        lines = []
+        for number, row in enumerate(np.flatnonzero(np.asarray(instances.valid))):
+            mask = f"masks/{name}_{number:03d}.png"
+            _write_png(self.folder / "instance" / mask, (np.asarray(found.instance) == row + 1).astype(np.uint8) * 255)
+            # The shortest text that reads back as the same number: ties stay ties.
+            lines.append(f"{mask} {self._ids[instances.class_id[row]]} {float(instances.score[row])!r}\n")
+        files.write_text(self.folder / "instance" / f"{name}.txt", "".join(lines))
+
+
+class Coco(Submission):
+    """``results.json``: one entry an object, with its mask as a compressed run-length code."""
+
+    def __init__(self, folder: Path, classes: ClassList, layout: Any, split: str) -> None:
+        """See `Submission`; ``layout`` and ``split`` say which ids images and categories have."""
+        super().__init__(folder, classes)
+        self._images, self._categories = layout.official_ids(split)
+        self._rows: list[dict[str, Any]] = []
+
+    def add(self, name: str, found: Label, instances: Instances) -> None:
+        """See `Submission.add`."""
+        from pycocotools import mask
+
+        for row in np.flatnonzero(np.asarray(instances.valid)):
+            code = mask.encode(np.asfortranarray(np.asarray(found.instance) == row + 1, dtype=np.uint8))
+            self._rows.append(
+                {
+                    "image_id": self._images[name],
+                    "category_id": self._categories[int(instances.class_id[row])],
+                    "segmentation": {"size": list(code["size"]), "counts": code["counts"].decode()},
+                    "score": float(instances.score[row]),
+                }
+            )
+
+    def close(self) -> None:
+        """Writes the file."""
+        files.write_text(self.folder / "results.json", json.dumps(self._rows) + "\n")
+
+
+def _write_png(path: Path, array: np.ndarray) -> None:
+    import cv2
+
+    done, content = cv2.imencode(".png", array)
+    if not done:
+        raise config.UserError(f"{path} cannot be encoded. Report this.")
+    with files.writing(path):
+        path.write_bytes(content.tobytes())
