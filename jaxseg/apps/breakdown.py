@@ -67,8 +67,13 @@ class Breakdown:
             rows.append((label, len(chosen), coco.AveragePrecision.of(*chosen).compute(self._classes)))
         return rows
 
-    def section(self, metrics: Mapping[str, Any]) -> report.Section:
-        """AP by size and by count of objects, and the calibration of the scores."""
+    def section(self, metrics: Mapping[str, Any], score: scores.Score) -> report.Section:
+        """AP by size and by count of objects, and the calibration of the scores.
+
+        Args:
+          metrics: what metrics.json holds.
+          score: sums of the network.
+        """
         crowds = self.by_count()
         found = metrics["calibration"]
         objects = [(low, high) for low, high in scores.AREAS.values()]
@@ -79,6 +84,7 @@ class Breakdown:
                 "percent",
                 names,
                 {"AP": [metrics[f"ap_{name}"] for name in scores.AREAS]},
+                [sum(len(image.truth_class) for image in score.areas[name].images) for name in scores.AREAS],
             ),
             charts.bars(
                 "AP by the number of objects in the image",
@@ -97,9 +103,9 @@ class Breakdown:
         ]
         error = "-" if found["error"] is None else f"{100 * found['error']:.1f}"
         text = (
-            "COCO's AP, on the objects of one size or the images of one number of objects (images below the bars). A "
-            f"score is calibrated where its share of right predictions lies on the diagonal: on average it is {error} "
-            "points off it. Gray bars: predictions."
+            "COCO's AP, on the objects of one size (their number below the bars) or in the images of one number of "
+            "objects (images below the bars). A score is calibrated where its share of right predictions lies on the "
+            f"diagonal: on average it is {error} points off it. Gray bars: predictions."
         )
         return report.Section("Sizes, numbers, scores", [text], charts=drawn)
 

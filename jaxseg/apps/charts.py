@@ -129,7 +129,7 @@ def bars(
     Returns:
       The SVG element.
     """
-    frame = Frame((0.0, float(max(len(labels), 1))), (0.0, 100.0))
+    frame = Frame((0.0, float(max(len(labels), 1))), (0.0, 106.0))
     parts = [_axes(title, "", y_label, frame, [])]
     wide = (WIDTH - LEFT - RIGHT) / max(len(labels), 1)
     each = 0.72 * wide / max(len(series), 1)
@@ -165,8 +165,8 @@ def matrix(
     table, count = np.asarray(values, float), len(names)
     side = max(18, min(side, 640 // max(count, 1)))
     short = [name if len(name) <= 14 else f"{name[:13]}…" for name in names]
-    left = top = 30 + 7 * max((len(name) for name in short), default=0)
-    top += 24
+    left = 30 + 7 * max((len(name) for name in short), default=0)
+    top = left + 6
     size = count * side
     parts = [
         _text(left, 18, title, size=14, anchor="start", bold=True),
@@ -179,7 +179,7 @@ def matrix(
         parts.append(_text(left + middle + 4, top - 6, name, size=11, anchor="start", turn=-90))
         for j in range(count):
             parts.append(_cell(left + j * side, top + i * side, side, table[i, j]))
-    return _svg(title, left + size + 14, top + size + 28, parts)
+    return _svg(title, max(left + size + 14, left + 9 * len(title)), top + size + 28, parts)
 
 
 def calibration(title: str, edges: ArrayLike, observed: ArrayLike, mean: ArrayLike, counts: Sequence[int]) -> str:

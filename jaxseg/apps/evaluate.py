@@ -269,7 +269,7 @@ def _report(path: Path, evaluation: Evaluation, metrics: Mapping[str, Any], exam
             breakdown.lost(metrics["oracles"]),
             breakdown.curves(result, css),
             breakdown.confusion(result),
-            evaluation.details.section(metrics),
+            evaluation.details.section(metrics, result),
         ],
         notes=notes,
         examples=examples,

@@ -46,7 +46,7 @@ figcaption span { color: var(--dim); }
 .pair small { color: var(--dim); }
 .pair img { display: block; width: 100%; height: auto; border-radius: 4px; }
 .pair img.small { image-rendering: pixelated; max-width: 512px; }
-.charts { display: flex; flex-wrap: wrap; gap: 1rem; }
+.charts { margin-top: 1rem; display: flex; flex-wrap: wrap; gap: 1rem; }
 .charts > div { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .8rem;
   max-width: 100%; }
 .charts svg { display: block; max-width: 100%; height: auto; }

@@ -248,17 +248,7 @@ def _segments(label: Label) -> Int[np.ndarray, "H W"]:
 
 
 COLUMNS = ("error", "boundary_recall", "fragments", "iou", "ap", "ap50")
-HEADER = (
-    "k",
-    "upsampling",
-    "compactness",
-    "under-segmentation error",
-    "boundary recall",
-    "fragments",
-    "achievable IoU",
-    "AP",
-    "AP50",
-)
+HEADER = ("k", "upsampling", "compact.", "UE", "recall", "fragments", "IoU", "AP", "AP50")
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -271,8 +261,9 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 def _note(images: int, own: np.ndarray) -> str:
     fragments = f"{100 * own[0] / own[1]:.1f}" if own[1] else "none"
     return (
-        f"{images} images with {own[1]:.0f} objects. Percent; fragments are pieces of masks beyond the first for 100 "
-        f"objects (the truth itself: {fragments}). IoU and AP are those of the truth after grid and upsampling."
+        f"{images} images with {own[1]:.0f} objects; percent. UE: under-segmentation error. Recall: true borders "
+        f"within {REACH} pixels of those of superpixels. Fragments: pieces of masks beyond the first, for 100 objects (the "
+        f"truth itself: {fragments}). IoU and AP: those of the truth after grid and upsampling."
     )
 
 

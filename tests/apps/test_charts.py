@@ -84,7 +84,7 @@ def test_bars_and_cells_show_their_figures():
     assert {"50", "30", "-"} <= set(texts(charts.bars("t", "y", ["a", "b", "c"], {"s": [0.5, 0.3, None]})))
     assert {"90", "10", "one"} <= set(texts(charts.matrix("t", "r", "c", ["one", "two"], [[0.9, 0.1], [0.0, 1.0]])))
     height = [float(r.get("height")) for r in ET.fromstring(charts.bars("t", "y", ["a"], {"s": [0.5]})).findall("rect")]
-    assert height == [pytest.approx((charts.HEIGHT - charts.TOP - charts.BOTTOM) / 2, abs=0.1)]
+    assert height == [pytest.approx((charts.HEIGHT - charts.TOP - charts.BOTTOM) * 50 / 106, abs=0.1)]
 
 
 def test_many_classes_stay_apart():
