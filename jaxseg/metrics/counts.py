@@ -7,6 +7,7 @@ pairs. Metrics are written on these small tables, whatever they were counted fro
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Integer, UInt8
 
@@ -14,6 +15,8 @@ from jaxseg.types import IGNORED, ClassList
 
 _IDS = 1 << 16
 _FOREIGN = 256
+_SMALL = 1 << 12
+_BINS = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -64,23 +67,46 @@ class Truth:
             raise ValueError(f"`semantic` must have the shape of `instance`: got {semantic.shape}, {instance.shape}.")
         if instance.size and not 0 <= int(instance.min()) <= int(instance.max()) < _IDS:
             raise ValueError(f"`instance` must hold ids 0 to {_IDS - 1}: got {instance.min()} to {instance.max()}.")
-        things = np.zeros(256, bool)
-        things[list(classes.things)] = True
-        void = semantic == IGNORED
-        raw = np.where(void, 0, instance).astype(np.uint16)
-        kind = _object_classes(raw, semantic)
-        # Numbers of segments: 256 by class, then objects by id; the place of object 0, which is none, is for what is
-        # foreign. Those that occur are numbered anew.
-        code = np.where(things[kind][raw], _FOREIGN + raw.astype(np.int32), semantic.astype(np.int32))
-        code[void & (instance != 0)] = _FOREIGN
-        area = np.bincount(code.ravel(), minlength=_FOREIGN + _IDS)
-        present = np.flatnonzero(area)
-        number = np.zeros(_FOREIGN + _IDS, np.int32)
-        number[present] = np.arange(len(present))
-        is_object, foreign = present > _FOREIGN, present == _FOREIGN
-        class_id = np.where(is_object, kind[np.maximum(present - _FOREIGN, 0)], np.where(foreign, IGNORED, present))
-        group = ~is_object & things[class_id]
-        return cls(number[code], class_id, is_object, group, foreign, area[present])
+        number, ids = _compressed(instance)
+        pair = (number.astype(np.int32) << 8) | semantic
+        votes = np.bincount(pair.ravel(), minlength=ids << 8).reshape(ids, 256)
+        code = _codes(votes, classes)
+        # Segments that occur are numbered in the order of their codes.
+        present, place = np.unique(code[votes > 0], return_inverse=True)
+        table = np.zeros(votes.shape, np.int32)
+        table[votes > 0] = place
+        is_object = present > _FOREIGN
+        class_id = np.where(present == _FOREIGN, IGNORED, present)
+        class_id[is_object] = _majority(votes)[present[is_object] - _FOREIGN]
+        things = np.isin(class_id, list(classes.things))
+        area = np.bincount(place, votes[votes > 0], minlength=len(present)).astype(np.int64)
+        return cls(table.ravel()[pair], class_id, is_object, things & ~is_object, present == _FOREIGN, area)
+
+
+def _compressed(instance: Integer[np.ndarray, "H W"]) -> tuple[Integer[np.ndarray, "H W"], int]:
+    """Instance ids without large gaps, 0 still none, and one more than the largest: tables over them stay small."""
+    largest = int(instance.max(initial=0))
+    if largest < _SMALL:
+        return instance, largest + 1
+    present = np.bincount(instance.ravel()) > 0
+    present[0] = False
+    place = np.cumsum(present) * present
+    return place.astype(np.uint16)[instance], int(present.sum()) + 1
+
+
+def _majority(votes: Int[np.ndarray, "i 256"]) -> Int[np.ndarray, " i"]:
+    """Class of most pixels of each instance that are not void."""
+    return votes[:, :IGNORED].argmax(axis=1)
+
+
+def _codes(votes: Int[np.ndarray, "i 256"], classes: ClassList) -> Int[np.ndarray, "i 256"]:
+    """Segment of each pair of an instance and a class: the class, `_FOREIGN`, or `_FOREIGN` + the instance."""
+    rows, columns = np.indices(votes.shape)
+    known = np.isin(_majority(votes), list(classes.things)) & votes[:, :IGNORED].any(axis=1)
+    known[0] = False
+    code = np.where(known[:, None] & (columns != IGNORED), _FOREIGN + rows, columns)
+    code[1:, IGNORED] = _FOREIGN
+    return code
 
 
 @dataclass(frozen=True)
@@ -149,20 +175,21 @@ class Counts:
         rows = np.flatnonzero(np.asarray(valid) & (kinds > 0))
         rows = rows[np.argsort(-scores[rows], kind="stable")]
         # Pixels of rows that do not count are outside of every mask.
-        place = np.zeros(len(kinds) + 1, np.int64)
+        place = np.zeros(len(kinds) + 1, np.int32)
         place[rows + 1] = 1 + np.arange(len(rows))
-        pixels = place[instance]
-        joint = _joint(pixels, len(rows) + 1, truth)
-        by_class = _joint(_checked(semantic, truth, classes), len(classes), truth)
-        rest = _joint(semantic, len(classes), truth, pixels == 0) if len(rows) else by_class
+        count = len(classes)
+        code = place[instance] * np.int32(count) + _checked(semantic, truth, classes)
+        joint = _joint(code, (len(rows) + 1) * count, truth).reshape(len(rows) + 1, count, -1)
+        common = joint[1:].sum(axis=1)
         return cls(
-            *_segments(truth), kinds[rows], scores[rows], joint[1:].sum(1), joint[1:], by_class.T, rest, classes.stuff
-        )
+            *_segments(truth), kinds[rows], scores[rows], common.sum(axis=1), common, joint.sum(axis=0).T, joint[0],
+            classes.stuff,
+        )  # fmt: skip
 
     @classmethod
     def of_masks(
         cls,
-        semantic: UInt8[np.ndarray | Array, "H W"],
+        semantic: UInt8[np.ndarray | Array, "H W"] | None,
         masks: Iterable[np.ndarray],
         class_id: Integer[np.ndarray | Array, " n"],
         score: Float[np.ndarray | Array, " n"],
@@ -172,8 +199,8 @@ class Counts:
         """Counts of masks, which may overlap.
 
         Args:
-          semantic: predicted class ids.
-          masks: (H, W) of each object, not 0 inside; may be a generator, which holds one mask at a time.
+          semantic: predicted class ids; None where there are none, and nothing is counted by class then.
+          masks: (H, W) bool or uint8 of each object, not 0 inside; may be a generator, which holds one mask at a time.
           class_id: class of each object; those of class 0 are left out.
           score: its score; any range, only the order counts.
           truth: true segments of the same image.
@@ -182,25 +209,28 @@ class Counts:
         Raises:
           ValueError: a shape differs, there are more or fewer masks than classes, or a class id does not exist.
         """
-        semantic = np.asarray(semantic)
-        _require_shape("semantic", semantic, truth)
         kinds, scores = np.asarray(class_id).astype(np.int64), np.asarray(score).astype(np.float64)
-        index, covered = truth.index.ravel(), np.zeros(truth.index.size, bool)
+        covered = np.zeros(truth.index.shape, bool)
         common = np.zeros((len(kinds), len(truth.area)), np.int64)
         for row, mask in enumerate(masks):
             if row >= len(kinds):
                 raise ValueError(f"`masks` must be as many as `class_id`: got more than {len(kinds)}.")
             _require_shape("masks", mask, truth)
-            inside = np.flatnonzero(mask)
-            common[row] = np.bincount(index[inside], minlength=common.shape[1])
+            box = _box(mask)
+            inside = mask[box] != 0
+            common[row] = np.bincount(truth.index[box][inside], minlength=common.shape[1])
             if kinds[row] > 0:
-                covered[inside] = True
+                covered[box] |= inside
         if len(kinds) and row + 1 < len(kinds):
             raise ValueError(f"`masks` must be as many as `class_id`: got {row + 1} for {len(kinds)}.")
         rows = np.flatnonzero(kinds > 0)
         rows = rows[np.argsort(-scores[rows], kind="stable")]
-        by_class = _joint(_checked(semantic, truth, classes), len(classes), truth)
-        rest = _joint(semantic, len(classes), truth, ~covered.reshape(semantic.shape))
+        by_class = rest = np.zeros((len(classes), common.shape[1]), np.int64)
+        if semantic is not None:
+            semantic = np.asarray(semantic)
+            _require_shape("semantic", semantic, truth)
+            by_class = _joint(_checked(semantic, truth, classes), len(classes), truth)
+            rest = _joint(semantic, len(classes), truth, ~covered)
         common = common[rows]
         return cls(*_segments(truth), kinds[rows], scores[rows], common.sum(1), common, by_class.T, rest, classes.stuff)
 
@@ -210,14 +240,10 @@ class Counts:
         return self.truth_class == IGNORED
 
 
-def _object_classes(instance: Integer[np.ndarray, "H W"], semantic: UInt8[np.ndarray, "H W"]) -> Int[np.ndarray, " i"]:
-    """Class that most pixels of each of the 65536 instance ids have; 0 for ids that do not occur and for id 0."""
-    present = np.bincount(instance.ravel(), minlength=_IDS) > 0
-    present[0] = False
-    number = (np.cumsum(present) * present).astype(np.int32)
-    count = int(present.sum())
-    votes = np.bincount((number[instance] * 256 + semantic).ravel(), minlength=(count + 1) * 256)
-    return np.where(present, votes.reshape(count + 1, 256).argmax(axis=1)[number], 0)
+def _box(mask: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns that a mask reaches: most masks are small."""
+    x, y, width, height = cv2.boundingRect(np.ascontiguousarray(mask).view(np.uint8) if mask.dtype == bool else mask)
+    return slice(y, y + height), slice(x, x + width)
 
 
 def _segments(truth: Truth) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -239,10 +265,16 @@ def _checked(semantic: UInt8[np.ndarray, "H W"], truth: Truth, classes: ClassLis
 
 
 def _joint(
-    rows: Integer[np.ndarray, "H W"], count: int, truth: Truth, where: Bool[np.ndarray, "H W"] | None = None
+    codes: Integer[np.ndarray, "H W"], count: int, truth: Truth, where: Bool[np.ndarray, "H W"] | None = None
 ) -> Int[np.ndarray, "m s"]:
-    """Pixels of every pair of a row and a true segment."""
+    """Pixels of every pair of a code, 0 to count - 1, and a true segment."""
     columns = len(truth.area)
-    pairs = rows.astype(np.int32) * columns + truth.index
-    chosen = pairs.ravel() if where is None else pairs[where]
-    return np.bincount(chosen, minlength=count * columns).reshape(count, columns)
+    chosen, index = (codes.ravel(), truth.index.ravel()) if where is None else (codes[where], truth.index[where])
+    if count * columns <= _BINS:
+        return np.bincount(chosen * np.int32(columns) + index, minlength=count * columns).reshape(count, columns)
+    # Most codes do not occur: an object has one class. Those that do are numbered first.
+    present = np.bincount(chosen, minlength=count) > 0
+    rows = (np.cumsum(present) - 1).astype(np.int64)[chosen]
+    table = np.zeros((count, columns), np.int64)
+    table[present] = np.bincount(rows * columns + index, minlength=int(present.sum()) * columns).reshape(-1, columns)
+    return table
