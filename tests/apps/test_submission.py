@@ -1,0 +1,157 @@
+"""Submissions: the official tools find, read and score what we write, and give our own figures."""
+
+import importlib
+import json
+import types
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from jaxseg.apps import scores, submission
+from jaxseg.config import Data, UserError
+from jaxseg.data import Label, prepare
+from jaxseg.types import Instances
+from tests.metrics import scenes
+from tests.metrics.scenes import CLASSES, IDS
+
+NAMES = [f"{city}_{i:06d}_{10 + i:06d}" for city in ("aachen", "ulm") for i in range(8)]
+"""As Cityscapes names images: city, sequence, frame."""
+
+
+def maps(scene):
+    """Predicted maps of a scene whose masks do not overlap, and the rows of its objects, empty ones not valid."""
+    instance = np.zeros(scenes.SIZE, np.uint16)
+    for i, each in enumerate(scene.objects):
+        instance[each.mask] = i + 1
+    count = len(scene.objects) + 2
+    filled = {name: np.zeros(count) for name in Instances.__dataclass_fields__}
+    kinds, value = np.zeros(count, np.uint8), np.zeros(count, np.float32)
+    for i, each in enumerate(scene.objects):
+        kinds[i], value[i] = each.class_id, each.score * 0.7
+    valid = np.bincount(instance.ravel(), minlength=count + 1)[1 : count + 1] > 0
+    return Label(scene.predicted, instance), Instances(**filled | {"valid": valid, "class_id": kinds, "score": value})
+
+
+class Found(types.SimpleNamespace):
+    """A result of inference, on the host."""
+
+
+def write_truth(folder, name, scene):
+    """The two official label files of a scene."""
+    ids = np.array([11, *IDS[1:]])[np.where(scene.semantic == 255, 0, scene.semantic)]
+    ids = np.where(scene.semantic == 255, np.where(scene.instance > 0, 30, 4), ids)
+    Image.fromarray(ids.astype(np.uint8)).save(folder / f"{name}_gtFine_labelIds.png")
+    raw = np.where(scene.instance > 0, ids * 1000 + scene.instance, ids).astype(np.uint16)
+    Image.fromarray(raw).save(folder / f"{name}_gtFine_instanceIds.png")
+
+
+def official(monkeypatch, name, folder):
+    """An official tool that looks for predictions in a folder."""
+    if not hasattr(np, "in1d"):
+        monkeypatch.setattr(np, "in1d", np.isin, raising=False)
+    module = importlib.import_module(f"cityscapesscripts.evaluation.{name}")
+    monkeypatch.setattr(module, "writeDict2JSON", lambda *_: None, raising=False)
+    args = types.SimpleNamespace(**vars(module.args))
+    args.quiet, args.JSONOutput, args.predictionPath, args.predictionWalk = True, False, str(folder), None
+    args.gtInstancesFile = str(folder / "none.json")
+    return module, args
+
+
+@pytest.mark.parity
+def test_the_official_cityscapes_scripts_read_a_submission(tmp_path, monkeypatch):
+    """Files are found by the scripts' own search, which takes any file of an image's name."""
+    monkeypatch.chdir(tmp_path)
+    truths, out = tmp_path / "gtFine", tmp_path / "out"
+    truths.mkdir()
+    ours, written = scores.Score(CLASSES, "cityscapes"), submission.Cityscapes(out, CLASSES)
+    for seed, name in enumerate(NAMES):
+        scene = scenes.scene(np.random.default_rng(100 + seed), overlapping=False)
+        write_truth(truths, name, scene)
+        found, instances = maps(scene)
+        written.add(name, found, instances)
+        result = Found(semantic=found.semantic, instance=found.instance, instances=instances)
+        ours.add(scores.counts_of(result, scene.truth, scenes.SIZE, CLASSES), 0)
+    written.close()
+    values = ours.metrics()
+    tool, args = official(monkeypatch, "evalInstanceLevelSemanticLabeling", out / "instance")
+    files = [str(truths / f"{name}_gtFine_instanceIds.png") for name in NAMES]
+    theirs = tool.evaluateImgLists([tool.getPrediction(file, args) for file in files], files, args)["averages"]
+    assert values["ap"] == pytest.approx(theirs["allAp"], abs=1e-9)
+    assert values["ap50"] == pytest.approx(theirs["allAp50%"], abs=1e-9)
+    tool, args = official(monkeypatch, "evalPixelLevelSemanticLabeling", out / "semantic")
+    files = [str(truths / f"{name}_gtFine_labelIds.png") for name in NAMES]
+    theirs = tool.evaluateImgLists([tool.getPrediction(args, file) for file in files], files, args)
+    for name, row in values["classes"].items():
+        assert row["iou"] == pytest.approx(theirs["classScores"][name], abs=1e-9)
+        if row["thing"]:
+            assert row["iiou"] == pytest.approx(theirs["classInstScores"][name], abs=1e-9)
+    assert 0.05 < values["ap"] < 0.95
+
+
+def _coco(root, made):
+    """An annotation file with crowds, and its images."""
+    from pycocotools import mask
+
+    annotations = []
+
+    def add(image, category, where, crowd):
+        code = mask.encode(np.asfortranarray(where.astype(np.uint8)))
+        row = {"id": len(annotations) + 1, "image_id": image, "category_id": category, "iscrowd": crowd}
+        code = {"size": list(code["size"]), "counts": code["counts"].decode()}
+        annotations.append(row | {"segmentation": code, "area": int(where.sum()), "bbox": [0, 0, 1, 1]})
+
+    (root / "val" / "images").mkdir(parents=True)
+    for image, scene in enumerate(made, start=40):
+        Image.fromarray(np.zeros((*scenes.SIZE, 3), np.uint8) + image).save(root / "val" / "images" / f"i{image}.png")
+        truth = scene.truth
+        for i in np.flatnonzero(truth.object | truth.group):
+            add(image, 10 * int(truth.class_id[i]), truth.index == i, int(truth.group[i]))
+    things = [{"id": 10 * i, "name": name} for i, name in CLASSES.things.items()]
+    images = [{"id": 40 + i, "file_name": f"i{40 + i}.png", "height": 48, "width": 64} for i in range(len(made))]
+    content = {"images": images, "annotations": annotations, "categories": things}
+    (root / "val" / "instances.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parity
+def test_pycocotools_reads_a_submission(tmp_path, capsys):
+    made = []
+    for seed in range(12):
+        scene = scenes.scene(np.random.default_rng(seed), overlapping=False)
+        semantic = np.where(np.isin(scene.semantic, scenes.THINGS), scene.semantic - 2, 0).astype(np.uint8)
+        objects = [o._replace(class_id=o.class_id - 2) for o in scene.objects if o.mask.any()]
+        made.append((scene, scenes.Scene(semantic, scene.instance * (semantic > 0), semantic, objects)))
+    _coco(tmp_path, [scene._replace(semantic=np.where(scene.semantic == 255, 0, scene.semantic)) for scene, _ in made])
+    data = Data(builder="coco", root=str(tmp_path), cache=str(tmp_path / "cache"), accept=("empty",))
+    resolved, layout = prepare.resolve(data)
+    assert resolved.classes == ("person", "car", "bicycle")
+    examples = prepare.dataset(data, layout).split("val", full=True)
+    written = submission.Submission.open(tmp_path / "out", "coco", layout, "val")
+    ours = scores.Score(layout.classes)
+    for i, (_, scene) in enumerate(made):
+        label = examples[i].full or Label(examples[i].semantic, examples[i].instance)
+        found, instances = maps(scene)
+        written.add(examples[i].name, found, instances)
+        truth = scores.Truth.of(label.semantic, label.instance, layout.classes)
+        result = Found(semantic=found.semantic, instance=found.instance, instances=instances)
+        ours.add(scores.counts_of(result, truth, scenes.SIZE, layout.classes), 0)
+    written.close()
+    truth = COCO(str(tmp_path / "val" / "instances.json"))
+    evaluation = COCOeval(truth, truth.loadRes(str(tmp_path / "out" / "results.json")), "segm")
+    evaluation.params.maxDets = [1, 10, 100]
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    values = ours.metrics()
+    assert values["ap"] == pytest.approx(evaluation.stats[0], abs=1e-9)
+    assert values["ap50"] == pytest.approx(evaluation.stats[1], abs=1e-9)
+    assert 0.05 < values["ap"] < 0.95
+    capsys.readouterr()
+
+
+def test_a_panoptic_data_set_has_no_format_here(tmp_path):
+    layout = types.SimpleNamespace(settings=types.SimpleNamespace(annotations="panoptic"))
+    with pytest.raises(UserError, match="has no official format"):
+        submission.Submission.open(tmp_path / "out", "coco", layout, "val")
