@@ -14,7 +14,7 @@ from jaxseg.apps import model
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 
 TRAINED = ("cityscapes_mnv2_os4", "cityscapes_dn53_os1")
-"""Both encoders and both decoder strides; compiling all four rows would take minutes."""
+"""Both encoders and both decoder strides; compiling all five rows would take minutes."""
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)

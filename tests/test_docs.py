@@ -10,7 +10,8 @@ from jaxseg import cli, config
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-OWN = {"--config", "--workdir", "--split", "--output", "--model", "--json", "--images"}
+OWN = {"--config", "--workdir", "--split", "--output", "--model", "--json", "--images", "--submission", "--frames"}
+FLAGS = {"--sweep"}
 
 
 def _commands() -> list[tuple[str, str]]:
@@ -35,6 +36,8 @@ def test_a_documented_command_is_understood(page, line):
     while i < len(words):
         if words[i] in OWN:
             i += 2
+        elif words[i] in FLAGS:
+            i += 1
         else:
             rest.append(words[i])
             i += 1

@@ -10,6 +10,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from jaxseg import cli
 from jaxseg.apps import scores, submission
 from jaxseg.config import Data, UserError
 from jaxseg.data import Label, prepare
@@ -149,6 +150,77 @@ def test_pycocotools_reads_a_submission(tmp_path, capsys):
     assert values["ap50"] == pytest.approx(evaluation.stats[1], abs=1e-9)
     assert 0.05 < values["ap"] < 0.95
     capsys.readouterr()
+
+
+CONFIG = """
+from jaxseg.config import *
+
+config = Config(
+    name="streets",
+    data=Data(builder="cityscapes", root={root!r}, classes=("person", "car", "bicycle"), crop=(32, 64), cache={cache!r},
+              cityscapes=Cityscapes(size=(32, 64)), accept=("empty",)),
+    model=Model(encoder="tests.tiny_encoder:TinyEncoder", encoder_stride=8, decoder_width=0.25, embedding=4, size=(32, 64)),
+    targets=TargetSettings(max_instances=12),
+    grouping=Grouping(slots=40, center=0.02),
+    train=Train(steps=2, batch=2, log_every=2, save_every=2, picture_every=0),
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def streets(tmp_path_factory):
+    """A small Cityscapes at twice the network's size, and a network trained on it for two steps."""
+    root = tmp_path_factory.mktemp("streets")
+    for seed, (split, name) in enumerate(zip(["train"] * 2 + ["val"] * 3 + ["test"], NAMES, strict=False)):
+        city = name.split("_")[0]
+        image, label = root / "leftImg8bit" / split / city, root / "gtFine" / split / city
+        image.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(seed).integers(0, 256, (64, 128, 3), np.uint8)
+        Image.fromarray(pixels).save(image / f"{name}_leftImg8bit.png")
+        if split != "test":
+            label.mkdir(parents=True, exist_ok=True)
+            scene, pad = scenes.scene(np.random.default_rng(5 + seed)), ((0, 16), (0, 64))
+            padded = {part: np.pad(getattr(scene, part), pad) for part in ("semantic", "instance")}
+            write_truth(label, name, scene._replace(**padded))
+    (root / "streets.py").write_text(CONFIG.format(root=str(root), cache=str(root / "cache")))
+    cli.train(["--config", str(root / "streets.py"), "--workdir", str(root / "run")])
+    return root
+
+
+@pytest.mark.parity
+def test_what_eval_prints_is_what_the_official_scripts_find_in_its_submission(streets, tmp_path, monkeypatch):
+    cli.evaluate(["--workdir", str(streets / "run"), "--submission", str(tmp_path / "out"), "--output", str(tmp_path)])
+    values = json.loads((tmp_path / "metrics.json").read_text())
+    assert values["rule"] == "cityscapes"
+    monkeypatch.chdir(tmp_path)
+    names = sorted(path.name.removesuffix(".txt") for path in (tmp_path / "out" / "instance").glob("*.txt"))
+    assert names == NAMES[2:5]
+    folder = streets / "gtFine" / "val" / "aachen"
+    tool, args = official(monkeypatch, "evalInstanceLevelSemanticLabeling", tmp_path / "out" / "instance")
+    files = [str(folder / f"{name}_gtFine_instanceIds.png") for name in names]
+    theirs = tool.evaluateImgLists([tool.getPrediction(file, args) for file in files], files, args)["averages"]
+    for name in ("person", "car", "bicycle"):
+        ours = values["classes"][name]
+        expected = (theirs["classes"][name]["ap"], theirs["classes"][name]["ap50%"])
+        for mine, other in zip((ours["ap"], ours["ap50"]), expected, strict=True):
+            assert (mine is None and np.isnan(other)) or mine == pytest.approx(other, abs=1e-9)
+    tool, args = official(monkeypatch, "evalPixelLevelSemanticLabeling", tmp_path / "out" / "semantic")
+    files = [str(folder / f"{name}_gtFine_labelIds.png") for name in names]
+    theirs = tool.evaluateImgLists([tool.getPrediction(args, file) for file in files], files, args)
+    for name in ("person", "car", "bicycle"):
+        assert values["classes"][name]["iou"] == pytest.approx(theirs["classScores"][name], abs=1e-9)
+        assert values["classes"][name]["iiou"] == pytest.approx(theirs["classInstScores"][name], abs=1e-9)
+
+
+def test_a_split_without_labels_is_submitted_all_the_same(streets, tmp_path):
+    argv = ["--workdir", str(streets / "run"), "--split", "test", "--submission", str(tmp_path / "out")]
+    cli.evaluate([*argv, "--output", str(tmp_path)])
+    values = json.loads((tmp_path / "metrics.json").read_text())
+    assert values["ap"] is None
+    assert values["iou"] is None
+    (labels,) = (tmp_path / "out" / "semantic").iterdir()
+    assert np.asarray(Image.open(labels)).shape == (64, 128)
+    assert (tmp_path / "out" / "instance" / f"{labels.stem}.txt").is_file()
 
 
 def test_a_panoptic_data_set_has_no_format_here(tmp_path):
