@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 
 from jaxseg.metrics.coco import Curve
 from jaxseg.metrics.counts import Counts
+from jaxseg.metrics.sums import Ranked
 
 THRESHOLDS = np.arange(0.5, 1.0, 0.05)
 """What IoU must exceed; the official tool's own floats, for some differ from the decimals in the last place."""
@@ -87,32 +88,8 @@ def _first(over: Bool[np.ndarray, "t p s"]) -> Bool[np.ndarray, "t p"]:
     return (over & (np.cumsum(over, axis=1) == 1)).any(axis=2)
 
 
-@dataclasses.dataclass(frozen=True)
-class AveragePrecision:
-    """Matches of any number of images; ``+`` merges two, in any order.
-
-    Attributes:
-      images: the matches of each image.
-    """
-
-    images: tuple[ImageMatches, ...] = ()
-
-    @classmethod
-    def empty(cls) -> "AveragePrecision":
-        """The neutral element of ``+``."""
-        return cls()
-
-    @classmethod
-    def of(cls, *images: ImageMatches) -> "AveragePrecision":
-        """The accumulator of these images."""
-        return cls(images)
-
-    def __add__(self, other: "AveragePrecision") -> "AveragePrecision":
-        return AveragePrecision(self.images + other.images)
-
-    def merge(self, other: "AveragePrecision") -> "AveragePrecision":
-        """The images of both; the same as ``+``."""
-        return self + other
+class AveragePrecision(Ranked):
+    """`ImageMatches` of any number of images, in any order."""
 
     def compute(self, classes: int) -> dict[str, float | Float[np.ndarray, " c"]]:
         """AP and AP50, over the classes and of each.

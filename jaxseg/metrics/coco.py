@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jaxseg.metrics.counts import Counts
+from jaxseg.metrics.sums import Ranked
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 """IoU thresholds that AP is averaged over."""
@@ -158,32 +159,8 @@ class _Pool:
         return np.array(ap), self.matched.sum(axis=1) / self.truths
 
 
-@dataclasses.dataclass(frozen=True)
-class AveragePrecision:
-    """Matches of any number of images; ``+`` merges two. Scores that tie across images rank in the images' order.
-
-    Attributes:
-      images: the matches of each image.
-    """
-
-    images: tuple[ImageMatches, ...] = ()
-
-    @classmethod
-    def empty(cls) -> "AveragePrecision":
-        """The neutral element of ``+``."""
-        return cls()
-
-    @classmethod
-    def of(cls, *images: ImageMatches) -> "AveragePrecision":
-        """The accumulator of these images."""
-        return cls(images)
-
-    def __add__(self, other: "AveragePrecision") -> "AveragePrecision":
-        return AveragePrecision(self.images + other.images)
-
-    def merge(self, other: "AveragePrecision") -> "AveragePrecision":
-        """The images of both; the same as ``+``."""
-        return self + other
+class AveragePrecision(Ranked):
+    """`ImageMatches` of any number of images. Scores that tie across images rank in the images' order."""
 
     def compute(self, classes: int) -> dict[str, float | int | Float[np.ndarray, " c"] | Int[np.ndarray, " c"]]:
         r"""AP, AP50 and recalls, over the classes and of each.

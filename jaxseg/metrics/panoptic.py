@@ -14,11 +14,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxseg.metrics.counts import Counts
+from jaxseg.metrics.sums import Sums
 from jaxseg.types import ClassList
 
 
 @dataclasses.dataclass(frozen=True)
-class PanopticQuality:
+class PanopticQuality(Sums):
     """What PQ divides, of each class; ``+`` merges two.
 
     Attributes:
@@ -69,14 +70,6 @@ class PanopticQuality:
             np.bincount(kinds[~matched & ~excused], minlength=classes),
             np.bincount(counts.truth_class[segment & ~found], minlength=classes),
         )
-
-    def __add__(self, other: "PanopticQuality") -> "PanopticQuality":
-        mine, others = ([getattr(part, f.name) for f in dataclasses.fields(part)] for part in (self, other))
-        return PanopticQuality(*(a + b for a, b in zip(mine, others, strict=True)))
-
-    def merge(self, other: "PanopticQuality") -> "PanopticQuality":
-        """The counts of both; the same as ``+``."""
-        return self + other
 
     def compute(self, classes: ClassList) -> dict[str, float | Float[np.ndarray, " c"]]:
         r"""Panoptic, segmentation and recognition quality.

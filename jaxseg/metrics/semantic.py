@@ -10,11 +10,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from jaxseg.metrics.counts import Counts
+from jaxseg.metrics.sums import Sums
 from jaxseg.types import IGNORED, ClassList
 
 
 @dataclasses.dataclass(frozen=True)
-class Confusion:
+class Confusion(Sums):
     """Pixel counts of every (truth, prediction) pair of classes; ``+`` merges two.
 
     Attributes:
@@ -86,11 +87,7 @@ class Confusion:
             raise ValueError(
                 f"`other` must count the same classes: got {len(other.counts)} classes with {len(self.counts)}."
             )
-        return Confusion(self.counts + other.counts)
-
-    def merge(self, other: "Confusion") -> "Confusion":
-        """The counts of both; the same as ``+``."""
-        return self + other
+        return super().__add__(other)
 
     def iou(self) -> Float[np.ndarray, " c"]:
         r"""Intersection over union of each class, NaN where a class is neither in the truth nor predicted.
@@ -114,7 +111,7 @@ class Confusion:
 
 
 @dataclasses.dataclass(frozen=True)
-class InstanceIoU:
+class InstanceIoU(Sums):
     """What the instance-weighted IoU of each class divides; ``+`` merges two.
 
     Attributes:
@@ -155,14 +152,6 @@ class InstanceIoU:
             np.bincount(kinds, area, minlength=classes).astype(np.int64),
             table.sum(axis=0) - np.diagonal(table),
         )
-
-    def __add__(self, other: "InstanceIoU") -> "InstanceIoU":
-        mine, others = ([getattr(part, f.name) for f in dataclasses.fields(part)] for part in (self, other))
-        return InstanceIoU(*(a + b for a, b in zip(mine, others, strict=True)))
-
-    def merge(self, other: "InstanceIoU") -> "InstanceIoU":
-        """The counts of both; the same as ``+``."""
-        return self + other
 
     def compute(self, classes: ClassList, sizes: Mapping[str, float] | None = None) -> Float[np.ndarray, " c"]:
         r"""Instance-weighted IoU of each class: every object weighs as much as one of mean size.
