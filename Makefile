@@ -21,7 +21,7 @@ lint: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
-	# The official scripts without what they ask for: a backport of typing among it that shadows Python's own.
+# The official scripts without what they ask for: a backport of typing among it that shadows Python's own.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps cityscapesscripts==2.3.0
 	touch $@
 

@@ -167,13 +167,15 @@ def _time(run: Callable, inputs: list[Any], frames: int) -> dict[str, float]:
 def _show(figures: dict[str, Any]) -> None:
     height, width = figures["size"]
     title = f"{figures['config']}: {width} x {height}, batch {figures['batch']}, {figures['device']}"
-    stages = ("superpixels", "cnn", "clustering", "total")
-    table = Table("", *stages, "frames/s", "one stage after the other", title=title)
+    stages, found, seconds = (
+        ("superpixels", "cnn", "clustering", "total"),
+        figures["milliseconds"],
+        figures["compile_seconds"],
+    )
+    table = Table("", *("CNN" if name == "cnn" else name for name in stages), "FPS", "FPS serial", title=title)
     for quantile in ("p50", "p99"):
-        found = figures["milliseconds"]
-        row = [f"{found[name][quantile]:.2f} ms" if name in found else "-" for name in stages]
+        row = [f"{found[name][quantile]:.2f}" if name in found else "-" for name in stages]
         rates = (f"{figures['fps']:.1f}", f"{figures['fps_serial']:.1f}") if quantile == "p50" else ()
-        table.add_row(quantile, *row, *rates)
-    seconds = figures["compile_seconds"]
-    table.add_row("compile", *(f"{seconds[name]:.1f} s" if name in seconds else "-" for name in stages))
+        table.add_row(f"{quantile}, ms", *row, *rates)
+    table.add_row("compile, s", *(f"{seconds[name]:.1f}" if name in seconds else "-" for name in stages))
     Console(soft_wrap=True).print(table)

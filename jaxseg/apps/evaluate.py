@@ -64,7 +64,7 @@ class Evaluation:
             again = counts if name == "network" else scores.counts_of(variant, truth, size, self.trained.classes)
             self.sums[name].add(again, int(variant.lost))
         self.details.add(matches)
-        self.worst.add(example, label, found, matches)
+        self.worst.add(example, found, matches)
         return found
 
     def _oracles(self, example: Example, label: Label) -> dict[str, Segmentation]:
@@ -173,7 +173,7 @@ class _Worst:
         self._kept: list[tuple[float, int, tuple]] = []
         self._seen = 0
 
-    def add(self, example: Example, label: Label, found: Segmentation, matches: coco.ImageMatches) -> None:
+    def add(self, example: Example, found: Segmentation, matches: coco.ImageMatches) -> None:
         hits = int(matches.by_class.matched[0].sum())
         truths = len(matches.truth_class)
         predictions = len(matches.class_id) - int(matches.by_class.ignored[0].sum())

@@ -1,5 +1,6 @@
 """What evaluation adds up: the oracle study, the sweep, official formats, and the baseline, on tiny runs."""
 
+import html.parser
 import json
 
 import cv2
@@ -147,6 +148,45 @@ def test_the_report_of_a_baseline_and_the_sweep_of_its_bandwidth(baseline, tmp_p
     found = json.loads((tmp_path / "sweep.json").read_text())
     assert {row["center"] for row in found["rows"]} == {0.05}
     assert len(found["rows"]) == len(sweep.ASSIGNMENT)
+
+
+HOSTILE = "<img src=x onerror=alert(1)>&quot;'\""
+
+
+def test_names_from_the_data_are_text_in_the_report(tmp_path):
+    """A class and an image with markup for names: nothing of it becomes an element or an attribute."""
+    for split in ("train", "val"):
+        for part in ("images", "instances"):
+            (tmp_path / "data" / split / part).mkdir(parents=True)
+        for i in range(2):
+            raw = np.zeros((32, 64), np.uint16)
+            raw[4:14, 4 + 9 * i : 24], raw[18:30, 30:50] = 1000, 2001
+            name = f"<b onclick=x>&{split}{i}.png"
+            image = np.random.default_rng(i + 7 * len(split)).integers(0, 256, (32, 64, 3), np.uint8)
+            cv2.imwrite(str(tmp_path / "data" / split / "images" / name), image)
+            cv2.imwrite(str(tmp_path / "data" / split / "instances" / name), raw)
+    file = tmp_path / "hostile.py"
+    text = CONFIG.format(cache=str(tmp_path / "cache"), clustering="centers")
+    data = f'builder="folder", root={str(tmp_path / "data")!r}, classes=({HOSTILE!r}, "square")'
+    file.write_text(text.replace('builder="shapes", classes=("disc", "square")', data).replace("steps=4", "steps=1"))
+    cli.train(["--config", str(file), "--workdir", str(tmp_path / "run")])
+    cli.evaluate(["--workdir", str(tmp_path / "run"), "--output", str(tmp_path / "out")])
+    page = (tmp_path / "out" / "report.html").read_text()
+    tags, texts = set(), []
+
+    class Reader(html.parser.HTMLParser):
+        def handle_starttag(self, tag, attrs):
+            tags.add(tag)
+            assert not any(name.startswith("on") for name, _ in attrs)
+            assert tag != "img" or dict(attrs)["src"].startswith("data:image/")
+
+        def handle_data(self, data):
+            texts.append(data)
+
+    Reader().feed(page)
+    assert HOSTILE in texts
+    assert "<b onclick=x>&val0" in texts
+    assert "script" not in tags
 
 
 def test_sweep_and_submission_are_two_things(tiny, tmp_path):

@@ -154,7 +154,12 @@ def test_benchmark_times_every_stage(tiny, tmp_path, capsys):
     assert set(figures["milliseconds"]) == {"superpixels", "cnn", "clustering", "total"}
     assert all(0 < t["p50"] <= t["p99"] for t in figures["milliseconds"].values())
     assert figures["parameters"] > 0
-    assert "frames/s" in capsys.readouterr().out
+    assert set(figures["compile_seconds"]) == set(figures["milliseconds"])
+    serial = sum(t["p50"] for name, t in figures["milliseconds"].items() if name != "total")
+    assert figures["fps_serial"] == pytest.approx(1000 / serial)
+    table = capsys.readouterr().out
+    for column in ("superpixels", "CNN", "clustering", "total", "FPS serial", "p99, ms", "compile, s"):
+        assert column in table
 
 
 def test_missing_config_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 """Agreement with the official Cityscapes scripts, run on files, and the laws that AP and iIoU obey."""
 
 import importlib
+import pickle
 import sys
 import types
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxseg.metrics import Confusion, Counts, InstanceIoU, Truth, cityscapes
+from jaxseg.metrics import Confusion, Counts, InstanceIoU, PanopticQuality, Truth, cityscapes, coco
 from jaxseg.metrics.cityscapes import THRESHOLDS, AveragePrecision
 from jaxseg.types import ClassList
 from tests.metrics import scenes
@@ -219,6 +220,27 @@ def test_the_curve_integrates_to_the_ap():
     assert np.dot(precision, (ends[2:] - ends[:-2]) / 2) == pytest.approx(found.compute(6)["ap50_class"][4])
     with pytest.raises(ValueError, match="`threshold` must be one of"):
         found.curve(4, 0.52)
+
+
+def test_every_metric_travels_between_processes_and_adds_up_there():
+    """Sums of two halves, pickled, equal those of the whole."""
+    counts = [scenes.scene(np.random.default_rng(seed), False).counts() for seed in range(8)]
+
+    def total(part):
+        ranked = AveragePrecision.of(*(cityscapes.matches(c) for c in part))
+        by_coco = coco.AveragePrecision.of(*(coco.matches(c) for c in part))
+        sums = [Confusion.of_counts(part[0]), InstanceIoU.of(part[0]), PanopticQuality.of(part[0])]
+        for c in part[1:]:
+            sums = [a + type(a).of_counts(c) if isinstance(a, Confusion) else a + type(a).of(c) for a in sums]
+        return [ranked, by_coco, *sums]
+
+    sent = pickle.loads(pickle.dumps([total(counts[:3]), total(counts[3:])]))
+    merged, whole = [a.merge(b) for a, b in zip(*sent, strict=True)], total(counts)
+    for one, other in zip(merged[:2], whole[:2], strict=True):
+        close(one.compute(6)["ap_class"], other.compute(6)["ap_class"])
+    close(merged[2].iou(), whole[2].iou())
+    close(merged[3].compute(CLASSES), whole[3].compute(CLASSES))
+    close(merged[4].compute(CLASSES)["pq_class"], whole[4].compute(CLASSES)["pq_class"])
 
 
 def test_nothing_at_all_is_nan():
