@@ -255,7 +255,8 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     """A row as text: percent, and fragments for 100 objects."""
     compactness = "-" if row["compactness"] is None else f"{row['compactness']:g}"
     figures = ("-" if row[c] is None else f"{100 * row[c]:.{2 if c == 'error' else 1}f}" for c in COLUMNS)
-    return str(row["size"]), row["upsampling"], compactness, *figures
+    way = "SLIC" if row["upsampling"] == "superpixels" else row["upsampling"]
+    return str(row["size"]), way, compactness, *figures
 
 
 def _note(images: int, own: np.ndarray) -> str:
