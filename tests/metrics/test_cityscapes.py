@@ -91,7 +91,7 @@ def close(ours, theirs):
 @pytest.mark.filterwarnings("ignore:Mean of empty slice:RuntimeWarning")
 @pytest.mark.parametrize("seed", range(60))
 def test_equals_the_official_scripts(official, tmp_path, seed):
-    """60 data sets of 1 to 7 scenes, 240 in all: AP, AP50, IoU and iIoU of every class and their means."""
+    """60 data sets of 1 to 7 scenes, 234 in all: AP, AP50, IoU and iIoU of every class and their means."""
     rng = np.random.default_rng(seed)
     made = [scenes.scene(rng, overlapping=seed % 2 == 0) for _ in range(1 + seed % 7)]
     stems = [write(tmp_path, i, scene) for i, scene in enumerate(made)]
