@@ -2,7 +2,7 @@
 
 import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -258,8 +258,8 @@ def _line(frame: Frame, x: np.ndarray, y: np.ndarray, color: str, dash: str) -> 
     return "".join(parts)
 
 
-def _points(places: object) -> str:
-    return " ".join(f"{x:.1f},{y:.1f}" for x, y in places)  # type: ignore[attr-defined]
+def _points(places: Iterable[tuple[float, float]]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
 
 
 def _bar(frame: Frame, left: float, width: float, value: float | None, color: str) -> str:

@@ -1,5 +1,6 @@
 """Results in the formats that the official tools and servers read."""
 
+import abc
 import json
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ MARK = "jaxseg-submission.txt"
 """File that says that a folder's content is ours to replace."""
 
 
-class Submission:
+class Submission(abc.ABC):
     """Results of one split, in the format of its data set; `open` chooses it."""
 
     def __init__(self, folder: Path, classes: ClassList) -> None:
@@ -58,6 +59,7 @@ class Submission:
             f"--submission: data of --data.builder {builder} has no official format; Cityscapes and COCO have."
         )
 
+    @abc.abstractmethod
     def add(self, name: str, found: Label, instances: Instances) -> None:
         """Writes the result of one image.
 
@@ -69,10 +71,9 @@ class Submission:
         Raises:
           UserError: a file cannot be written.
         """
-        raise NotImplementedError
 
-    def close(self) -> None:
-        """Completes the submission."""
+    def close(self) -> None:  # noqa: B027
+        """Completes the submission; nothing is left to do where every image has files of its own."""
 
 
 class Cityscapes(Submission):

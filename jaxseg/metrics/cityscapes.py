@@ -14,7 +14,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jaxseg.metrics.coco import Curve
+from jaxseg.metrics.coco import Curve, row_of
 from jaxseg.metrics.counts import Counts
 from jaxseg.metrics.sums import Ranked
 
@@ -122,10 +122,7 @@ class AveragePrecision(Ranked):
         Raises:
           ValueError: `threshold` is not one of the ten.
         """
-        near = np.abs(THRESHOLDS - threshold)
-        row = int(near.argmin())
-        if near[row] > 1e-6:
-            raise ValueError(f"`threshold` must be one of 0.50, 0.55 ... 0.95: got {threshold}.")
+        row = row_of(threshold)
         score, right, wrong, truths = self._pool(class_id)
         recall, precision, at = _rates(score, right[row], wrong[row], truths)
         return Curve(recall[::-1], precision[::-1], at[::-1])

@@ -131,6 +131,22 @@ class Curve:
     score: Float[np.ndarray, " p"]
 
 
+def row_of(threshold: float) -> int:
+    """Which of the ten IoU thresholds this is.
+
+    Args:
+      threshold: 0.5, 0.55 ... 0.95.
+
+    Raises:
+      ValueError: it is none of them.
+    """
+    near = np.abs(THRESHOLDS - threshold)
+    row = int(near.argmin())
+    if near[row] > 1e-6:
+        raise ValueError(f"`threshold` must be one of 0.50, 0.55 ... 0.95: got {threshold}.")
+    return row
+
+
 @dataclasses.dataclass(frozen=True)
 class _Pool:
     """The predictions of many images in falling order of score, of one class or of all as one."""
@@ -204,10 +220,7 @@ class AveragePrecision(Ranked):
         Raises:
           ValueError: `threshold` is not one of the ten.
         """
-        near = np.abs(THRESHOLDS - threshold)
-        row = int(near.argmin())
-        if near[row] > 1e-6:
-            raise ValueError(f"`threshold` must be one of 0.50, 0.55 ... 0.95: got {threshold}.")
+        row = row_of(threshold)
         pool = self._pool(class_id)
         recall, precision = pool.rates()
         counted = ~pool.ignored[row]
