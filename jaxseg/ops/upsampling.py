@@ -9,8 +9,8 @@ def bilinear(grid: Shaped[Array, "h w"], size: int) -> Shaped[Array, "H W"]:
     """Gives each pixel the label with the most bilinear weight among the four elements around it.
 
     That is the argmax of the label's bilinearly enlarged one-hot maps, without making them. Beyond the border the
-    outermost elements go on. Ties go to the pixel's own element, then to its vertical neighbor. At sizes 1 and 2 the own
-    element always has the most weight.
+    outermost elements go on. Ties go to the pixel's own element, then to its vertical neighbor. At sizes 1 and 2 the
+    own element always has the most weight.
 
     Args:
       grid: label of each element.
