@@ -58,7 +58,7 @@ class Folder:
     Attributes:
       divisor: what a pixel value is divided by to get its class id.
       zero_is_instance: whether n = 0 is an object (Cityscapes counts from 0). If not, it is the only n of a class
-        without instances, and a group of objects that nobody told apart (ignored) in a class with instances.
+        without instances, and in a class with instances a group that nobody told apart, which training ignores.
       ignored: raw pixel values that no loss and no metric counts.
     """
 

@@ -148,10 +148,10 @@ def evaluate(
                 scores.resized(Label(np.asarray(found.semantic), np.asarray(found.instance)), size),
                 found.instances,
             )
-    if official:
-        official.close()
     metrics = evaluation.metrics(split)
     files.write_json(output / "metrics.json", metrics)
+    if official:
+        official.close()
     examples = list(evaluation.worst.rows())
     _overlays(output / "overlays", examples)
     _report(output / "report.html", evaluation, metrics, examples)

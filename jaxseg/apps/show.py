@@ -83,7 +83,7 @@ def _class_rows(classes: ClassList) -> list[dict[str, int | str]]:
 
 
 _NOTES = (
-    "Hatched gray is ignored: no loss and no metric counts it.",
+    "Hatched gray is ignored: no loss counts it (of groups, evaluation knows the class).",
     "The network sees augmented crops like the two that are shown; targets belong to the first of them.",
     "Targets are shown on the grid, each element as one square.",
 )

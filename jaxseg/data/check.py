@@ -251,6 +251,6 @@ def class_pixels(records: Sequence[Record], classes: int) -> np.ndarray:
 
 
 def ignored_share(records: Sequence[Record]) -> float:
-    """Share of the pixels that no loss and no metric counts (void, crowds, groups)."""
+    """Share of the pixels that no loss counts (void, crowds, groups)."""
     whole = sum(row.size[0] * row.size[1] for row in records)
     return sum(row.pixels.get(IGNORED, 0) for row in records) / max(whole, 1)

@@ -3,7 +3,8 @@
 The polygons of an annotation are united; its parts need not touch and may have holes. A pixel that several
 objects claim belongs to the one with the smallest mask, among equals to the first listed. Below the objects lie
 instances of classes without instances, which leave their class alone, and below these crowds and annotations of no
-known category, which are ignored. Pixels of panoptic id 0 are ignored.
+known category, which training ignores; evaluation knows crowds of classes with instances. Pixels of panoptic id 0 are
+ignored.
 """
 
 import itertools

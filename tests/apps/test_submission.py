@@ -228,3 +228,99 @@ def test_a_panoptic_data_set_has_no_format_here(tmp_path):
     layout = types.SimpleNamespace(settings=types.SimpleNamespace(annotations="panoptic"))
     with pytest.raises(UserError, match="has no official format"):
         submission.Submission.open(tmp_path / "out", "coco", layout, "val")
+
+
+def _found(class_id=1):
+    """An object of 4 x 3 pixels in each corner of the maps, the second one not valid."""
+    instance = np.zeros((8, 8), np.uint16)
+    instance[:4, :3], instance[4:, 5:] = 1, 2
+    filled = {name: np.zeros(2) for name in Instances.__dataclass_fields__}
+    row = {"valid": np.array([True, False]), "class_id": np.full(2, class_id, np.uint8), "score": np.full(2, 0.1)}
+    return Label((instance == 1).astype(np.uint8) * class_id, instance), Instances(**filled | row)
+
+
+def _tree(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_earlier_submission_is_replaced_and_nothing_else(tmp_path):
+    out, classes = tmp_path / "out", scenes.CLASSES
+    for name in NAMES[:2]:
+        written = submission.Cityscapes(out, classes)
+        written.add(name, *_found(4))
+        written.close()
+    stem = NAMES[1]
+    files = {f"semantic/{stem}.png", f"instance/{stem}.txt", f"instance/masks/{stem}_000.png", submission.MARK}
+    assert set(_tree(out)) == files
+    for strange in (out / "instance" / "notes.txt", out / "results.zip"):
+        strange.write_text("mine")
+        before = _tree(out)
+        with pytest.raises(UserError, match=f"holds files that are no submission, {strange.relative_to(out)} for one"):
+            submission.Cityscapes(out, classes)
+        assert _tree(out) == before
+        strange.unlink()
+
+
+def test_a_link_in_an_earlier_submission_is_not_followed(tmp_path):
+    out, other = tmp_path / "out", tmp_path / "other"
+    submission.Cityscapes(out, scenes.CLASSES).add(NAMES[0], *_found(4))
+    other.mkdir()
+    (other / "kept").write_text("mine")
+    (out / "link").symlink_to(other)
+    with pytest.raises(UserError, match="holds files that are no submission, link for one"):
+        submission.Cityscapes(out, scenes.CLASSES)
+    assert (other / "kept").read_text() == "mine"
+
+
+def test_an_image_without_objects_has_an_empty_list(tmp_path):
+    written = submission.Cityscapes(tmp_path / "out", scenes.CLASSES)
+    label, instances = _found(4)
+    written.add(NAMES[0], label, instances.replace(valid=np.zeros(2, bool)))
+    assert (tmp_path / "out" / "instance" / f"{NAMES[0]}.txt").read_bytes() == b""
+    assert not list((tmp_path / "out" / "instance" / "masks").iterdir())
+
+
+@pytest.mark.parametrize("name", ["ulm_1", "a b_000000_000019", "ulm_000000_000019_x", "u*_000000_000019"])
+def test_names_that_the_official_scripts_do_not_find(tmp_path, name):
+    layout = types.SimpleNamespace(splits={"val": [types.SimpleNamespace(name=name)]}, classes=scenes.CLASSES)
+    with pytest.raises(UserError, match="--submission: the official scripts find no results of"):
+        submission.Submission.open(tmp_path / "out", "cityscapes", layout, "val")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("builder", ["folder", "shapes"])
+def test_other_data_has_no_format(tmp_path, builder):
+    message = f"--data.builder {builder} has no official format; Cityscapes and COCO have"
+    with pytest.raises(UserError, match=message):
+        submission.Submission.open(tmp_path / "out", builder, None, "val")
+
+
+def test_a_category_that_the_annotations_of_the_split_do_not_list(tmp_path):
+    """Files of one data set may list different categories."""
+    categories = [{"id": 3, "name": "cell"}, {"id": 5, "name": "wall"}]
+    for image, (split, listed) in enumerate({"train": categories, "val": categories[:1]}.items()):
+        (tmp_path / split).mkdir()
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8) + image).save(tmp_path / split / f"{split}.png")
+        entries = [{"id": 7, "file_name": f"{split}.png"}]
+        content = {"images": entries, "annotations": [], "categories": listed}
+        (tmp_path / split / "instances.json").write_text(json.dumps(content))
+    _, layout = prepare.resolve(Data(builder="coco", root=str(tmp_path)))
+    with pytest.raises(UserError, match="the annotations of val list no category 'wall', whose id results need"):
+        submission.Submission.open(tmp_path / "out", "coco", layout, "val")
+    assert not (tmp_path / "out").exists()
+    written = submission.Submission.open(tmp_path / "out", "coco", layout, "train")
+    written.add("train", *_found(2))
+    written.close()
+    (row,) = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert (row["image_id"], row["category_id"], row["score"]) == (7, 5, 0.1)
+
+
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
+    written = submission.Cityscapes(tmp_path / "out", scenes.CLASSES)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(UserError, match=r"png cannot be written: No space left on device\. Make room for it\.$"):
+        written.add(NAMES[0], *_found(4))

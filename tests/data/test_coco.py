@@ -664,6 +664,18 @@ def test_panoptic_labels(tmp_path):
     assert (classes.names[1:], classes.stuff) == (("cell", "sky", "rock"), (2,))
 
 
+def test_evaluation_knows_panoptic_crowds_of_things_alone(tmp_path):
+    """A crowd of stuff has nothing to tell apart: it stays ignored."""
+    _panoptic(tmp_path, IDS, SEGMENTS)
+    full = _only(tmp_path).full
+    np.testing.assert_array_equal(full.semantic, [[255, 1, 1, 1], [2, 2, 3, 1]])
+    np.testing.assert_array_equal(full.instance, [[0, 2, 2, 1], [0, 0, 3, 0]])
+    _panoptic(tmp_path, IDS, [_segment(70000, 6, 1), *(segment for segment in SEGMENTS if segment["id"] != 70000)])
+    np.testing.assert_array_equal(_only(tmp_path).full.semantic, [[255, 1, 1, 1], [255, 255, 3, 1]])
+    _panoptic(tmp_path, IDS, [segment | {"iscrowd": 0} for segment in SEGMENTS])
+    assert _only(tmp_path).full is None
+
+
 def test_panoptic_classes_left_out_are_background(tmp_path):
     _panoptic(tmp_path, IDS, SEGMENTS)
     label = _only(tmp_path, classes=("rock", "sky")).label

@@ -73,6 +73,18 @@ def test_zero_may_mean_a_group_or_stuff():
     np.testing.assert_array_equal(instance, [[0, 1, 0]])
 
 
+def test_groups_are_for_evaluation_alone(tmp_path):
+    _write(tmp_path / "train", "a", np.array([[1000, 1001, 2003, 0]], np.uint16))
+    _write(tmp_path / "train", "b", np.array([[1001, 1001, 2003, 0]], np.uint16))
+    layout = folder.layout(_data(tmp_path, zero_is_instance=False))
+    grouped, plain = (layout.read(pair) for pair in layout.splits["train"])
+    np.testing.assert_array_equal(grouped.label.semantic, [[255, 1, 2, 0]])
+    np.testing.assert_array_equal(grouped.label.instance, [[0, 1, 2, 0]])
+    np.testing.assert_array_equal(grouped.full.semantic, [[1, 1, 2, 0]])
+    np.testing.assert_array_equal(grouped.full.instance, [[0, 1, 2, 0]])
+    assert plain.full is None
+
+
 def test_stuff_has_no_instances_whatever_its_n():
     semantic, instance = _label([[1000, 2000, 2001]], things=(True, False))
     np.testing.assert_array_equal(semantic, [[1, 2, 2]])

@@ -173,6 +173,43 @@ def test_other_meaning_of_the_same_folder_is_prepared_again(cells):
     assert not prepare.source(regions, "val")[0].instance.any()
 
 
+def _grouped(cells: Data) -> Data:
+    """Group and two objects in the image a of train; no group elsewhere."""
+    for path in Path(cells.root).rglob("instances/*.png"):
+        raw = np.zeros(cv2.imread(str(path), cv2.IMREAD_UNCHANGED).shape, np.uint16)
+        raw[:4, :5], raw[6:9, :5], raw[:4, 8:12] = 1001, 1002, 1000 if path.stem == "a" else 0
+        cv2.imwrite(str(path), raw)
+    return dataclasses.replace(cells, folder=Folder(zero_is_instance=False))
+
+
+def test_training_ignores_groups_and_evaluation_knows_them(cells):
+    dataset = prepare.dataset(_grouped(cells))
+    for full in (False, True):
+        source = pickle.loads(pickle.dumps(dataset.split("train", full=full)))
+        a, b = source[0], source[1]
+        assert (a.semantic[:4, 8:12] == 255).all()
+        assert not a.instance[:4, 8:12].any()
+        assert (a.semantic == 255).sum() == 16
+        assert (a.full is not None) == full
+        assert b.full is None
+    np.testing.assert_array_equal(source[0].full.semantic, np.where(a.semantic == 255, 1, a.semantic))
+    np.testing.assert_array_equal(source[0].full.instance, a.instance)
+
+
+def test_records_count_groups_as_ignored(cells):
+    a, b = prepare.dataset(_grouped(cells)).records["train"]
+    assert (a.pixels[255], a.pixels[1], 255 in b.pixels) == (16, 35, False)
+    assert [row[:2] for row in a.instances] == [row[:2] for row in b.instances] == [(1, 20), (1, 15)]
+
+
+def test_an_image_without_groups_is_stored_as_training_reads_it(cells):
+    stored = prepare.dataset(_grouped(cells)).builder.as_data_source("train")
+    assert [example["grouped"] for example in (stored[0], stored[1])] == [True, False]
+    raw = cv2.imread(str(Path(cells.root) / "train" / "instances" / "b.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(stored[1]["semantic"][..., 0], raw > 0)
+    np.testing.assert_array_equal(stored[1]["instance"][..., 0], np.where(raw > 0, raw - 1000, 0))
+
+
 def test_bad_data_leaves_nothing_behind_and_old_data_alone(cells):
     prepare.source(cells, "val")
     before = _prepared(cells)
