@@ -10,10 +10,12 @@ import runpy
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from jaxseg import config
 from jaxseg.train import memory
+
+R = TypeVar("R", bound=config.Run)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -51,6 +53,7 @@ def _dispatch(argv: Sequence[str]) -> int | None:
         "eval": (evaluate, "measure a trained network and write a report"),
         "predict": (predict, "segment images, folders or globs"),
         "data": (data, "prepare, check or show a data set"),
+        "weights": (weights, "import an encoder's weights, or show what they are"),
         "superpixels": (superpixels, "what superpixels of each size and compactness cost"),
         "benchmark": (benchmark, "time every stage of inference on this hardware"),
     }
@@ -99,11 +102,17 @@ def evaluate(argv: Sequence[str]) -> None:
     if known.sweep and known.submission:
         raise config.UserError("--sweep and --submission are two evaluations. Give one of them.")
     _keep_compiled()
+    from jaxseg.apps import classification, model
     from jaxseg.apps import evaluate as app
-    from jaxseg.apps import model
 
-    settings, output = override(model.read_config(known.workdir), rest), known.output or known.workdir / known.split
-    if known.sweep:
+    settings, output = override(model.read_run(known.workdir), rest), known.output or known.workdir / known.split
+    if isinstance(settings, config.Classification):
+        if known.sweep or known.submission:
+            raise config.UserError(
+                "--sweep and --submission are of segmentation, this is a classifier. Leave them out."
+            )
+        classification.evaluate(known.workdir, settings, known.split, output)
+    elif known.sweep:
         app.sweep(known.workdir, settings, known.split, output)
     else:
         app.evaluate(known.workdir, settings, known.split, output, known.submission)
@@ -142,7 +151,7 @@ def data(argv: Sequence[str]) -> None:
     known, rest = _data_parser(argv[0]).parse_known_args(argv[1:])
     if getattr(known, "images", 1) < 1:
         raise config.UserError("--images must be at least 1.")
-    settings = override(read_config(known.config), rest)
+    settings = override(read_segmentation(known.config), rest)
     _keep_compiled()
     from jaxseg.apps import check, prepare, show
 
@@ -167,6 +176,43 @@ def _data_parser(name: str) -> _Parser:
     return parser
 
 
+WEIGHTS = {
+    "import": "makes an encoder checkpoint of published weights",
+    "show": "says what an encoder checkpoint holds, and classifies images with it",
+}
+
+
+def weights(argv: Sequence[str]) -> None:
+    """``import FILE --output FILE [--images IMAGE ...] [--labels FILE]`` or ``show FILE [IMAGE ...]``."""
+    if not argv or argv[0] in ("-h", "--help"):
+        usage = "usage: jaxseg weights import FILE --output FILE | show FILE [IMAGE ...]\n\n"
+        print(usage + "\n".join(f"  {name:10} {text}" for name, text in WEIGHTS.items()))
+        if not argv:
+            raise config.UserError("no command of weights given. Choose import or show.")
+        return
+    if argv[0] not in WEIGHTS:
+        raise config.UserError(
+            f"unknown command weights {argv[0]!r}{_suggest(argv[0], WEIGHTS)}. See jaxseg weights --help."
+        )
+    parser = _Parser(f"jaxseg weights {argv[0]}", description=f"{WEIGHTS[argv[0]].capitalize()}.")
+    if argv[0] == "import":
+        parser.add_argument("file", type=Path, metavar="FILE", help="PyTorch, Keras, TensorFlow, NumPy or Darknet file")
+        parser.add_argument("--output", type=Path, required=True, help="file to write, .safetensors")
+        parser.add_argument("--images", nargs="+", default=[], help="images that folded batch norm is measured on")
+        parser.add_argument("--labels", type=Path, help="text file with the name of a class in each line")
+    else:
+        parser.add_argument("file", type=Path, metavar="FILE", help="encoder checkpoint, or work directory of a run")
+        parser.add_argument("images", nargs="*", metavar="IMAGE", help="image, folder or glob")
+    known = parser.parse_args(argv[1:])
+    _keep_compiled()
+    from jaxseg.apps import weights as app
+
+    if argv[0] == "import":
+        app.import_weights(known.file, known.output, known.images, known.labels)
+    else:
+        app.show(known.file, known.images)
+
+
 def superpixels(argv: Sequence[str]) -> None:
     """``--config FILE [--images N] [--sizes K ...] [--compactness C ...] [--json FILE] [--output HTML]``."""
     parser = _Parser("jaxseg superpixels", description="Chooses the superpixel size on the training set.")
@@ -179,7 +225,7 @@ def superpixels(argv: Sequence[str]) -> None:
     known, rest = parser.parse_known_args(argv)
     if known.images < 1 or min(known.sizes) < 1 or min(known.compactness) <= 0:
         raise config.UserError("--images and --sizes must be at least 1 and --compactness above 0.")
-    settings = override(read_config(known.config), rest)
+    settings = override(read_segmentation(known.config), rest)
     _keep_compiled()
     from jaxseg.apps import superpixels as app
 
@@ -196,7 +242,7 @@ def benchmark(argv: Sequence[str]) -> None:
     known, rest = parser.parse_known_args(argv)
     if known.frames < 1 or known.batch < 1:
         raise config.UserError("--frames and --batch must be at least 1.")
-    settings = override(read_config(known.config), rest)
+    settings = override(read_segmentation(known.config), rest)
     _keep_compiled()
     from jaxseg.apps import benchmark as app
 
@@ -212,8 +258,8 @@ def _keep_compiled() -> None:
         jax.config.update("jax_compilation_cache_dir", str(Path(f"{base}/jaxseg/compiled").expanduser()))
 
 
-def read_config(path: Path) -> config.Config:
-    """The ``config`` that a Python file defines.
+def read_config(path: Path) -> config.Run:
+    """The ``config`` that a Python file defines, of segmentation or classification.
 
     Raises:
       UserError: no such file, an error in it, or no ``config`` in it.
@@ -229,12 +275,24 @@ def read_config(path: Path) -> config.Config:
         raise
     except Exception as error:
         raise config.UserError(f"config {path} fails with {type(error).__name__}: {error}. Mend it.") from error
-    if not isinstance(found, config.Config):
+    if not isinstance(found, config.Run):
         raise config.UserError(f"config {path} defines no `config = Config(...)`. Add it.")
     return found
 
 
-def override(settings: config.Config, argv: Sequence[str]) -> config.Config:
+def read_segmentation(path: Path) -> config.Config:
+    """The same, of a file that must define a run of segmentation.
+
+    Raises:
+      UserError: it defines a classifier, or nothing that can be used.
+    """
+    found = read_config(path)
+    if not isinstance(found, config.Config):
+        raise config.UserError(f"config {path} is of classification, which only train and eval know. Choose another.")
+    return found
+
+
+def override(settings: R, argv: Sequence[str]) -> R:
     """Replaces settings by ``--section.setting value``.
 
     Raises:

@@ -104,7 +104,29 @@ class Coco:
 
 
 @dataclass(frozen=True)
-class Augment:
+class Color:
+    """Random changes of an image's colors.
+
+    Attributes:
+      brightness: largest shift, as a fraction of the full range.
+      contrast: largest relative change.
+      saturation: largest relative change.
+      hue: largest turn of the hue circle, as a fraction of it.
+    """
+
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("brightness", "contrast", "saturation"):
+            _range(getattr(self, name), f"data.augment.{name}", 0, 1)
+        _range(self.hue, "data.augment.hue", 0, 0.5)
+
+
+@dataclass(frozen=True)
+class Augment(Color):
     """Random changes of training examples.
 
     Attributes:
@@ -113,10 +135,6 @@ class Augment:
       flip_pairs: pairs of classes that mirroring left and right turns into one another ("left hand", "right hand").
       flip_vertical: mirror top and bottom half of the time.
       transpose: swap the axes half of the time (with both flips: all eight symmetries).
-      brightness: largest shift, as a fraction of the full range.
-      contrast: largest relative change.
-      saturation: largest relative change.
-      hue: largest turn of the hue circle, as a fraction of it.
     """
 
     scale: tuple[float, float] = (1.0, 1.0)
@@ -124,17 +142,35 @@ class Augment:
     flip_pairs: tuple[tuple[str, str], ...] = ()
     flip_vertical: bool = False
     transpose: bool = False
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    hue: float = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         low, high = self.scale
         _check(0 < low <= high, f"`data.augment.scale` is (lowest, highest), both positive: got {low:g}, {high:g}.")
-        for name in ("brightness", "contrast", "saturation"):
-            _range(getattr(self, name), f"data.augment.{name}", 0, 1)
-        _range(self.hue, "data.augment.hue", 0, 0.5)
+
+
+@dataclass(frozen=True)
+class RandomWindow(Color):
+    """Random changes of classification's training images: the inception crop, mirroring, colors.
+
+    Attributes:
+      area: range of the window's share of the image.
+      aspect: range of its width over its height.
+      flip_horizontal: mirror left and right half of the time.
+    """
+
+    area: tuple[float, float] = (0.08, 1.0)
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    flip_horizontal: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("area", "aspect"):
+            low, high = getattr(self, name)
+            _check(
+                0 < low <= high, f"`data.augment.{name}` is (lowest, highest), both positive: got {low:g}, {high:g}."
+            )
+        _range(self.area[1], "data.augment.area", 0, 1)
 
 
 Problem = Literal["missing", "unreadable", "label", "size", "class", "duplicate", "empty", "crowded"]
@@ -227,50 +263,99 @@ def check_classes(
 
 
 @dataclass(frozen=True)
-class Model:
-    """The network.
+class Conventions:
+    """What an encoder's weights take for granted. A checkpoint brings its own, which take the place of these.
+
+    Attributes:
+      mean: subtracted from RGB in [0, 1]; empty for the encoder's own.
+      std: what is divided by then; empty for the encoder's own.
+      padding: of windows at stride 2: "symmetric" (PyTorch, Darknet), or "same" (TensorFlow), which shifts by one.
+      epsilon: added to the variance in batch norm: 1e-5 (PyTorch, Darknet) or 1e-3 (TensorFlow).
+      slope: of leaky ReLU below zero, for encoders that have one: 0.1 (Darknet) or 0.01 (timm).
+    """
+
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    padding: Literal["symmetric", "same"] = "symmetric"
+    epsilon: float = 1e-5
+    slope: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            _check(
+                len(values) in (0, 3), f"`model.conventions.{name}` are 3 numbers, or none: got {len(values)} of them."
+            )
+            _check(all(map(math.isfinite, values)), f"`model.conventions.{name}` must be finite.")
+        _check(min(self.std, default=1.0) > 0, "`model.conventions.std` must be positive.")
+        _check(self.epsilon > 0, f"`model.conventions.epsilon` must be positive: got {self.epsilon:g}.")
+        _range(self.slope, "model.conventions.slope", 0, 1)
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """The encoder, in segmentation and classification alike.
 
     Attributes:
       encoder: "mobilenet_v2", "darknet53", or the import path "package.module:Class" of an encoder of your own.
-      encoder_stride: output stride of the encoder; below 32 the last stages are dilated.
       encoder_width: multiplier of the encoder's channels.
       encoder_blocks: blocks of each stage, for encoders that let you choose; empty for the published numbers.
-      decoder_width: multiplier of the decoders' channels.
-      embedding: dimensions of the embedding.
-      coordinates: pixels per embedding unit of the element's position, which is added to the first two dimensions, so
-        that objects that look alike differ by where they are; 0 adds nothing (the paper).
+      encoder_weights: what a new run's encoder starts from: a file of `jaxseg weights import`, or the work directory of
+        a run (of ImageNet pretraining, say); empty for random numbers.
+      frozen_stages: first stages of the encoder that stay as they start; stage i ends at the published stride 2**i.
       batch_norm: "synchronized" statistics over all devices, or "frozen" at their initial (imported) values.
       dtype: what convolutions compute in; parameters, losses and grouping are float32 always.
-      center_prior: confidence that the center head starts from.
-      clustering: "centers", or "all_to_all" for the baseline of Table I: no center head and no superpixels; losses pull
-        embeddings to each instance's mean, mean shift finds the instances, and masks are enlarged bilinearly.
-      size: the network's (height, width): every frame is resized to it. None: frames keep their own size.
+      conventions: what the encoder's weights take for granted.
     """
 
     encoder: str = "mobilenet_v2"
-    encoder_stride: Literal[8, 16, 32] = 16
     encoder_width: float = 1.0
     encoder_blocks: tuple[int, ...] = ()
-    decoder_width: float = 1.0
-    embedding: int = 32
-    coordinates: float = 0.0
+    encoder_weights: str = ""
+    frozen_stages: int = 0
     batch_norm: Literal["synchronized", "frozen"] = "synchronized"
     dtype: Literal["float32", "bfloat16"] = "float32"
-    center_prior: float = 0.1
-    clustering: Literal["centers", "all_to_all"] = "centers"
-    size: tuple[int, int] | None = None
+    conventions: Conventions = field(default_factory=Conventions)
 
     def __post_init__(self) -> None:
-        for name in ("encoder_width", "decoder_width"):
-            _check(getattr(self, name) > 0, f"`model.{name}` must be positive: got {getattr(self, name):g}.")
-        _range(self.embedding, "model.embedding", 1 if not self.coordinates else 2)
-        _range(self.coordinates, "model.coordinates", 0)
+        _check(self.encoder_width > 0, f"`model.encoder_width` must be positive: got {self.encoder_width:g}.")
+        _range(self.frozen_stages, "model.frozen_stages", 0, 5)
         blocks = self.encoder_blocks
         _check(
             self.encoder != "darknet53" or len(blocks) in (0, 5),
             f"`model.encoder_blocks` of darknet53 are 5 numbers, one a stage: got {len(blocks)}.",
         )
         _range(min(blocks, default=1), "model.encoder_blocks", 1)
+
+
+@dataclass(frozen=True)
+class Model(Encoder):
+    """The network of segmentation: an encoder, and three decoders.
+
+    Attributes:
+      encoder_stride: output stride of the encoder; below 32 the last stages are dilated.
+      decoder_width: multiplier of the decoders' channels.
+      embedding: dimensions of the embedding.
+      coordinates: pixels per embedding unit of the element's position, which is added to the first two dimensions, so
+        that objects that look alike differ by where they are; 0 adds nothing (the paper).
+      center_prior: confidence that the center head starts from.
+      clustering: "centers", or "all_to_all" for the baseline of Table I: no center head and no superpixels; losses pull
+        embeddings to each instance's mean, mean shift finds the instances, and masks are enlarged bilinearly.
+      size: the network's (height, width): every frame is resized to it. None: frames keep their own size.
+    """
+
+    encoder_stride: Literal[8, 16, 32] = 16
+    decoder_width: float = 1.0
+    embedding: int = 32
+    coordinates: float = 0.0
+    center_prior: float = 0.1
+    clustering: Literal["centers", "all_to_all"] = "centers"
+    size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(self.decoder_width > 0, f"`model.decoder_width` must be positive: got {self.decoder_width:g}.")
+        _range(self.embedding, "model.embedding", 1 if not self.coordinates else 2)
+        _range(self.coordinates, "model.coordinates", 0)
         prior = self.center_prior
         _check(0 < prior < 1, f"`model.center_prior` is a probability between 0 and 1: got {prior:g}.")
         if self.size is not None:
@@ -405,6 +490,8 @@ class Optimizer:
       decay: "cosine" or "poly" (power 0.9), down to 0 at the last step, or "constant".
       weight_decay: decoupled; never on norms and biases.
       clip: global norm that gradients are scaled down to.
+      encoder_rate: multiplier of the rate for the encoder; below 1 it keeps closer to the weights that it starts from.
+      average: decay of a moving average of parameters and batch statistics, which is what is evaluated; 0 for none.
     """
 
     name: Literal["adamw", "sgd"] = "adamw"
@@ -413,6 +500,8 @@ class Optimizer:
     decay: Literal["cosine", "poly", "constant"] = "cosine"
     weight_decay: float = 1e-4
     clip: float = 5.0
+    encoder_rate: float = 1.0
+    average: float = 0.0
 
     def __post_init__(self) -> None:
         rate = self.learning_rate
@@ -420,6 +509,8 @@ class Optimizer:
         _range(self.warmup, "optimizer.warmup", 0, 1)
         _range(self.weight_decay, "optimizer.weight_decay", 0)
         _check(self.clip > 0, f"`optimizer.clip` must be positive: got {self.clip:g}.")
+        _range(self.encoder_rate, "optimizer.encoder_rate", 0)
+        _check(0 <= self.average < 1, f"`optimizer.average` must be at least 0, below 1: got {self.average:g}.")
 
 
 @dataclass(frozen=True)
@@ -446,6 +537,81 @@ class Train:
         for name in ("steps", "batch", "log_every", "save_every", "keep"):
             _range(getattr(self, name), f"train.{name}", 1)
         _range(self.picture_every, "train.picture_every", 0)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Where images of one class each come from.
+
+    Attributes:
+      builder: "imagenet" (the official ILSVRC2012 tars), or "folders": train/CLASS/ and val/CLASS/ with images, or
+        CLASS/ alone, of which a hash of each name puts about one image in ten into val.
+      root: folder of the data set.
+      classes: names of the classes in the order of their ids, which count from 0; empty for those of the data set.
+      accept: "unreadable" leaves images out that cannot be decoded; otherwise they stop the preparation.
+      cache: where prepared data is kept; empty for the user's cache folder.
+      crop: (height, width) of the classifier's input, pixels.
+      margin: the crop's share of the image's shorter side in evaluation, where the middle is cut out.
+      augment: random changes of training images.
+      workers: processes that read and augment ahead; 0 does it in threads.
+    """
+
+    builder: Literal["imagenet", "folders"] = "folders"
+    root: str = ""
+    classes: tuple[str, ...] = ()
+    accept: tuple[Literal["unreadable"], ...] = ()
+    cache: str = ""
+    crop: tuple[int, int] = (224, 224)
+    margin: float = 0.875
+    augment: RandomWindow = field(default_factory=RandomWindow)
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        _size(self.crop, "data.crop")
+        _check(len(set(self.classes)) == len(self.classes), "`data.classes` names a class twice. Name each once.")
+        _check(0 < self.margin <= 1, f"`data.margin` must be above 0, at most 1: got {self.margin:g}.")
+        _check(set(self.accept) <= {"unreadable"}, f"`data.accept` takes unreadable: got {', '.join(self.accept)}.")
+        _range(self.workers, "data.workers", 0)
+
+
+@dataclass(frozen=True)
+class ClassLoss:
+    """The loss of classification.
+
+    Attributes:
+      smoothing: share of the target that all classes get equally.
+    """
+
+    smoothing: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check(0 <= self.smoothing < 1, f"`losses.smoothing` must be at least 0, below 1: got {self.smoothing:g}.")
+
+
+@dataclass(frozen=True)
+class Classification:
+    """A run that trains an encoder as a classifier, so that segmentation can start from it.
+
+    Attributes:
+      name: shown in logs and reports.
+      seed: of initialisation, order and augmentation.
+      data: where examples come from.
+      model: the encoder; the classifier on top is an average over the image and one linear layer.
+      losses: cross-entropy.
+      optimizer: how parameters are updated.
+      train: length and rhythm.
+    """
+
+    name: str = "classification"
+    seed: int = 0
+    data: Pictures = field(default_factory=Pictures)
+    model: Encoder = field(default_factory=Encoder)
+    losses: ClassLoss = field(default_factory=ClassLoss)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    train: Train = field(default_factory=Train)
+
+    def __post_init__(self) -> None:
+        _range(self.seed, "seed", 0, 2**32 - 1)
 
 
 @dataclass(frozen=True)
@@ -496,6 +662,12 @@ class Config:
         )
 
 
+Run = Config | Classification
+"""What a config file may define."""
+
+TASKS: dict[str, type[Run]] = {"segmentation": Config, "classification": Classification}
+"""What a stored config calls its kind."""
+
 MEANING = ("seed", "data", "model", "superpixels", "targets", "losses", "optimizer")
 """Sections that change what a run is; a run is not resumed with others. Within ``train`` these are steps and batch."""
 
@@ -512,10 +684,10 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """Settings that differ: dotted name to (old, new)."""
+def differences(old: Run, new: Run) -> dict[str, tuple[Any, Any]]:
+    """Settings that differ: dotted name to (old, new); a setting that the other kind of run has not is None there."""
     a, b = flatten(old), flatten(new)
-    return {name: (a[name], b[name]) for name in a if a[name] != b[name]}
+    return {n: (a.get(n), b.get(n)) for n in a | b if n not in a or n not in b or a[n] != b[n]}
 
 
 def changes_meaning(name: str) -> bool:
@@ -523,19 +695,23 @@ def changes_meaning(name: str) -> bool:
     return name not in FREE and (name.split(".")[0] in MEANING or name in ("train.steps", "train.batch"))
 
 
-def to_json(config: Config) -> str:
+def to_json(config: Run) -> str:
     """The config as readable JSON text; `from_json` is its inverse."""
-    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+    (task,) = (name for name, kind in TASKS.items() if isinstance(config, kind))
+    return json.dumps({"task": task} | dataclasses.asdict(config), indent=2) + "\n"
 
 
-def from_json(text: str, source: str = "config.json") -> Config:
+def from_json(text: str, source: str = "config.json") -> Run:
     """Reads what `to_json` wrote.
 
     Raises:
       UserError: not JSON, a setting that this version does not know, one that is missing, or a value out of range.
     """
     try:
-        return _build(Config, json.loads(text), "")
+        values = dict(json.loads(text))
+        task = values.pop("task", None)
+        _check(task in TASKS, f"`task` must be {' or '.join(TASKS)}: got {task}.")
+        return _build(TASKS[task], values, "")
     except (ValueError, TypeError, AttributeError, UserError) as error:
         raise UserError(
             f"{source} is not a config of this version: {error} Train again or restore the file."

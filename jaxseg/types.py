@@ -32,6 +32,19 @@ class Batch:
 
 
 @struct.dataclass
+class ClassBatch:
+    """Images of one class each, for classification.
+
+    Attributes:
+      image: RGB.
+      label: class ids, from 0 on; there is no background.
+    """
+
+    image: UInt8[Array, "*b H W 3"]
+    label: Int[Array, "*b"]
+
+
+@struct.dataclass
 class Outputs:
     """What the three decoders predict for each grid element, always float32.
 

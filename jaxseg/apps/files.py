@@ -54,7 +54,7 @@ def writing(path: Path) -> Iterator[None]:
         raise config.UserError(f"{path} cannot be written: {error.strerror or error}. Make room for it.") from error
 
 
-def write_text(path: Path, text: str) -> None:
+def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file in one piece: one that is there is replaced once the new one is complete.
 
     Raises:
@@ -63,8 +63,13 @@ def write_text(path: Path, text: str) -> None:
     require_file(path)
     partial = path.with_name(f".{path.name}.partial")
     with writing(path):
-        partial.write_text(text)
+        partial.write_bytes(content)
         partial.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text, as `write_bytes` does."""
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, values: Any) -> None:

@@ -6,8 +6,10 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from jaxseg import config, segment
+from jaxseg.nn import classifier
 from jaxseg.nn import network as networks
 from jaxseg.train import state as states
 from jaxseg.train.checkpoint import Checkpoints
@@ -99,15 +101,28 @@ def load(path: str | Path, settings: config.Config | None = None) -> Model:
     """
     workdir = Path(path)
     settings = settings or read_config(workdir)
-    module = network(settings)
-    like = template(module, settings)
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        state = checkpoints.restore(like)
-    return Model(settings, module, jax.device_put(state.variables), int(state.step))
+    built = network(settings)
+    state = restored(built, settings, workdir)
+    return Model(settings, built, jax.device_put(state.variables), int(state.step))
 
 
 def read_config(workdir: Path) -> config.Config:
-    """The config stored with a run.
+    """The config stored with a run of segmentation.
+
+    Raises:
+      UserError: there is none, it is damaged, or the run trains a classifier.
+    """
+    found = read_run(workdir)
+    if not isinstance(found, config.Config):
+        raise config.UserError(
+            f"{workdir} holds a classifier, which finds no objects. Start segmentation from it: "
+            f"python train.py --config ... --model.encoder-weights {workdir}"
+        )
+    return found
+
+
+def read_run(workdir: Path) -> config.Run:
+    """The config stored with a run of any kind.
 
     Raises:
       UserError: there is none, or it is damaged.
@@ -120,7 +135,32 @@ def read_config(workdir: Path) -> config.Config:
     return config.from_json(file.read_text(errors="replace"), str(file))
 
 
-def template(module: Any, settings: config.Config) -> states.TrainState:
-    """Shapes of a run's state, without computing it."""
-    update = states.optimizer(settings.optimizer, settings.train.steps)
-    return jax.eval_shape(lambda: states.create(module, update, 0, settings.data.crop))
+def module(settings: config.Run, axis_name: str | None = None) -> Any:
+    """The network or classifier of a run; ``axis_name`` is as in `network`."""
+    if isinstance(settings, config.Config):
+        return network(settings, axis_name)
+    return classifier.from_config(settings.model, len(settings.data.classes), axis_name)
+
+
+def optimizer(settings: config.Run, network: Any) -> optax.GradientTransformation:
+    """The optimizer of a run."""
+    frozen = network.encoder.frozen_modules() if settings.model.frozen_stages else ()
+    return states.optimizer(settings.optimizer, settings.train.steps, frozen)
+
+
+def begin(network: Any, settings: config.Run) -> states.TrainState:
+    """The state that a run begins with, of random parameters."""
+    update, average = optimizer(settings, network), settings.optimizer.average > 0
+    return states.create(network, update, settings.seed, settings.data.crop, average)
+
+
+def restored(network: Any, settings: config.Run, workdir: Path) -> states.TrainState:
+    """The newest state of a run.
+
+    Raises:
+      UserError: no checkpoint that can be used.
+    """
+    # Shapes alone: nothing is computed.
+    like = jax.eval_shape(lambda: begin(network, settings))
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        return checkpoints.restore(like)

@@ -1,6 +1,5 @@
 """Prediction: images, folders and globs in; overlay, two maps and a list of objects out, for each."""
 
-import glob
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,8 @@ from rich.progress import track
 
 from jaxseg import config, visualize
 from jaxseg.apps import files, model
+from jaxseg.apps import inputs as reading
 from jaxseg.types import ClassList, Segmentation
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def predict(workdir: Path, inputs: Sequence[str], output: Path) -> int:
@@ -31,7 +29,7 @@ def predict(workdir: Path, inputs: Sequence[str], output: Path) -> int:
     Raises:
       UserError: no usable run, no input at all, or a folder that cannot be written.
     """
-    found = [(text, _paths(text)) for text in inputs]
+    found = [(text, reading.paths(text)) for text in inputs]
     remedy = "Give an image, a folder of images or a glob."
     empty = [f"{text} holds no image. {remedy}" for text, its in found if not its]
     paths = [path for _, its in found for path in its]
@@ -44,23 +42,13 @@ def predict(workdir: Path, inputs: Sequence[str], output: Path) -> int:
         console.print(f"jaxseg: {problem}", markup=False)
     for path, name in track(list(zip(paths, _names(paths), strict=True)), "predict", console=console):
         try:
-            frame = read_image(path)
+            frame = reading.read_image(path)
         except config.UserError as error:
             console.print(f"jaxseg: {error}", markup=False)
             failed += 1
             continue
         write(output, name, frame, jax.device_get(trained(frame)), trained.classes)
     return 2 if failed else 0
-
-
-def _paths(text: str) -> list[Path]:
-    """Files that one input names, in order; a file that is missing is reported when it is read."""
-    path = Path(text)
-    if path.is_dir():
-        return sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-    if any(c in text for c in "*?[") and not path.is_file():
-        return [Path(p) for p in sorted(glob.glob(text, recursive=True)) if Path(p).is_file()]
-    return [path]
 
 
 def _names(paths: Sequence[Path]) -> Iterator[str]:
@@ -77,27 +65,6 @@ def _names(paths: Sequence[Path]) -> Iterator[str]:
             name = f"{path.name.replace('.', '_')}_{n}"
         taken.add(name)
         yield name
-
-
-def read_image(path: Path) -> np.ndarray:
-    """An image file as uint8 RGB (H, W, 3); gray, palette, RGBA and 16-bit files are converted.
-
-    Raises:
-      UserError: no such file, or one that cannot be decoded completely.
-    """
-    from PIL import Image, ImageOps
-
-    if not path.is_file():
-        raise config.UserError(f"{path} does not exist. Check the path.")
-    try:
-        with Image.open(path) as opened:
-            opened.load()
-            image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I"):
-                image = Image.fromarray(np.clip((np.asarray(image, np.int64) + 128) // 257, 0, 255).astype(np.uint8))
-            return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise config.UserError(f"{path} cannot be read as an image: {error}. Replace or remove it.") from error
 
 
 def write(output: Path, name: str, frame: np.ndarray, found: Segmentation, classes: ClassList) -> None:

@@ -11,7 +11,7 @@ from functools import partial
 import cv2
 import numpy as np
 
-from jaxseg.config import Augment, Data
+from jaxseg.config import Color, Data, RandomWindow
 from jaxseg.data import Example
 from jaxseg.types import IGNORED
 
@@ -157,12 +157,84 @@ def resize(example: Example, size: tuple[int, int]) -> Example:
     height, width = example.semantic.shape
     if (height, width) == tuple(size):
         return example
-    skips = 2 * size[0] < height or 2 * size[1] < width
-    image = cv2.resize(example.image, size[::-1], interpolation=cv2.INTER_AREA if skips else cv2.INTER_LINEAR)
+    image = resized(example.image, size)
     # INTER_NEAREST would take the pixel's corner instead of its center, and shift labels against the image.
     semantic = cv2.resize(example.semantic, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
     instance = cv2.resize(example.instance, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
     return Example(image, semantic, instance, example.name)
+
+
+def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """An image bilinearly, and by averages where it shrinks below half; see `resize`."""
+    height, width = image.shape[:2]
+    skips = 2 * size[0] < height or 2 * size[1] < width
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if skips else cv2.INTER_LINEAR)
+
+
+def random_window(
+    rng: np.random.Generator, image: np.ndarray, size: tuple[int, int], settings: RandomWindow
+) -> np.ndarray:
+    """Classification's training crop: a window of random area and aspect, resized, mirrored and colored at random.
+
+    Where ten windows in a row do not fit the image, the largest in its middle of an allowed aspect is taken.
+
+    Args:
+      rng: source of all randomness.
+      image: (H, W, 3) uint8 RGB.
+      size: (height, width) of the result.
+      settings: ranges; the aspect is uniform on a logarithmic scale, the area on a linear one.
+
+    Returns:
+      (height, width, 3) uint8, contiguous.
+
+    References:
+      Szegedy et al., Going Deeper with Convolutions, CVPR 2015, section 6.
+    """
+    window = image[_window(rng, image.shape[:2], settings)]
+    changed = resized(window, size)
+    if settings.flip_horizontal and rng.random() < 0.5:
+        changed = cv2.flip(changed, 1)
+    return np.ascontiguousarray(random_color(rng, changed, settings))
+
+
+def _window(rng: np.random.Generator, whole: tuple[int, ...], settings: RandomWindow) -> tuple[slice, slice]:
+    height, width = whole
+    low, high = np.log(settings.aspect)
+    for _ in range(10):
+        area = height * width * rng.uniform(*settings.area)
+        aspect = np.exp(rng.uniform(low, high))
+        h, w = round(np.sqrt(area / aspect)), round(np.sqrt(area * aspect))
+        if 1 <= h <= height and 1 <= w <= width:
+            y, x = int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1))
+            return slice(y, y + h), slice(x, x + w)
+    return _middle(whole, float(np.clip(width / height, *settings.aspect)), 1.0)
+
+
+def _middle(whole: tuple[int, ...], aspect: float, share: float) -> tuple[slice, slice]:
+    """The largest window of an aspect (width over height) in the middle, with its sides scaled by a share."""
+    height, width = whole
+    h = min(height, width / aspect) * share
+    sides = max(1, min(height, round(h))), max(1, min(width, round(h * aspect)))
+    y, x = ((length - side) // 2 for length, side in zip(whole, sides, strict=True))
+    return slice(y, y + sides[0]), slice(x, x + sides[1])
+
+
+def middle(image: np.ndarray, size: tuple[int, int], margin: float) -> np.ndarray:
+    """Classification's evaluation crop: the middle of an image, resized: by averages where it shrinks, else bilinearly.
+
+    Args:
+      image: (H, W, 3) uint8 RGB.
+      size: (height, width) of the result.
+      margin: the window's share of the largest one that the image holds, along each side, in (0, 1].
+
+    Returns:
+      (height, width, 3) uint8, contiguous.
+    """
+    window = np.ascontiguousarray(image[_middle(image.shape[:2], size[1] / size[0], margin)])
+    if window.shape[:2] == tuple(size):
+        return window
+    shrinks = size[0] < window.shape[0]
+    return cv2.resize(window, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
 def identify(example: Example, pixels: np.ndarray, remains: Sequence[int] = ()) -> Example:
@@ -257,7 +329,7 @@ def _each(change: Callable[[np.ndarray], np.ndarray], example: Example) -> Examp
     return Example(change(example.image), change(example.semantic), change(example.instance), example.name)
 
 
-def random_color(rng: np.random.Generator, image: np.ndarray, settings: Augment) -> np.ndarray:
+def random_color(rng: np.random.Generator, image: np.ndarray, settings: Color) -> np.ndarray:
     """Changes brightness, contrast, saturation and hue at random, as one affine map of the colors.
 
     Args:

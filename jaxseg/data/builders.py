@@ -5,8 +5,10 @@ their names. Each builder stores what its layout lists; the layouts read and che
 """
 
 import contextlib
+import itertools
+import operator
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,15 +16,20 @@ from typing import Any, ClassVar
 import msgpack
 import numpy as np
 import tensorflow_datasets as tfds
+from array_record.python import array_record_module
+from tensorflow_datasets.core import example_serializer
 
 from jaxseg.config import Problem, UserError
 from jaxseg.data import Label, check, images
 from jaxseg.data.check import Record
-from jaxseg.data.layouts import Fault, Layout, refuse
+from jaxseg.data.layouts import DataError, Fault, Layout, refuse
+from jaxseg.data.pictures import PictureLayout, Raw
 
 Stored = tuple[int, dict[str, Any]]
 PART = 32
 """Images in a part, which is what an interruption costs at most."""
+SHARD = 1 << 30
+"""Bytes after which a file of `Pictures` is full and the next one begins; TFDS's own limit."""
 
 
 def features(full: bool) -> tfds.features.FeaturesDict:
@@ -192,3 +199,116 @@ class Coco(_Builder):
     """Images with COCO's instance or panoptic annotations; image files of common kinds are stored as they are."""
 
     text = "Images with COCO annotations."
+
+
+@dataclass(kw_only=True)
+class Streamed(tfds.core.BuilderConfig):
+    """One state of a data set of images with a class each.
+
+    Attributes:
+      layout: lists and reads it.
+      accept: "unreadable" leaves out what cannot be decoded.
+      progress: may draw a bar.
+    """
+
+    layout: PictureLayout | None = None
+    accept: tuple[Problem, ...] = ()
+    progress: check.Progress = field(default=lambda items, total, description: iter(items))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Worker processes only read."""
+        return {key: value for key, value in vars(self).items() if key not in ("layout", "progress")}
+
+
+class Pictures(tfds.core.GeneratorBasedBuilder):
+    """Images of one class each, in the order of their layout; files of common kinds are stored as they are.
+
+    TFDS would sort the examples, though they come in order: beyond 1000 MiB with files that it needs TensorFlow to
+    open, and all in memory, for it spreads over those files by hashes that numbers are not. So this builder writes
+    them itself, as they come.
+
+    Attributes:
+      code_path: as in `_Builder`.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES: ClassVar = {"1.0.0": "First release."}
+    code_path = tfds.core.Path(__file__)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        stored = {
+            "image": tfds.features.Image(shape=(None, None, 3)),
+            "label": np.int64,
+            "name": tfds.features.Text(),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Images of one class each.",
+            features=tfds.features.FeaturesDict(stored),
+            disable_shuffling=True,
+            metadata=tfds.core.MetadataDict(),
+        )
+
+    def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
+        self.info.metadata["classes"] = list(self.builder_config.layout.classes)
+        splits = self._split_generators(dl_manager)
+        self.info.set_splits(tfds.core.SplitDict([self._written(*split) for split in splits.items()]))
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[Stored]]:
+        # Training images come last: they take longest, and what is wrong with the others shows before.
+        return {split: self._generate_examples(split) for split in reversed(self.builder_config.layout.splits)}
+
+    def _generate_examples(self, split: str) -> Iterator[Stored]:
+        config, number = self.builder_config, 0
+        stream = check.ahead(_checked, config.layout.stream(split))
+        for found in config.progress(stream, None, f"preparing {split}"):
+            if not isinstance(found, DataError):
+                yield number, found
+                number += 1
+            elif found.kind not in config.accept:
+                raise UserError(f"{found} --data.accept {found.kind} leaves such images out.")
+        if not number:
+            raise UserError(f"No image of {config.layout.title}/{split} can be used. Mend or replace them.")
+
+    def _written(self, split: str, examples: Iterator[Stored]) -> tfds.core.SplitInfo:
+        """Writes one split, to files that get their names at last, because these say how many there are."""
+        template, features = self._get_filename_template(split_name=split), self.info.features
+        serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
+        records = (serializer.serialize_example(features.encode_example(example)) for _, example in examples)
+        files = [
+            _file(Path(template.data_dir) / f"{split}.{i}.partial", (record for _, record in group))
+            for i, (_, group) in enumerate(itertools.groupby(_placed(records), operator.itemgetter(0)))
+        ]
+        for i, (path, _, _) in enumerate(files):
+            path.rename(template.sharded_filepath(shard_index=i, num_shards=len(files)))
+        lengths, volumes = [length for _, length, _ in files], (volume for _, _, volume in files)
+        return tfds.core.SplitInfo(split, lengths, sum(volumes), template)
+
+
+def _placed(records: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Records, each with what is the same for all of one file."""
+    volume = 0
+    for record in records:
+        yield volume // SHARD, record
+        volume += len(record)
+
+
+def _file(path: Path, records: Iterable[bytes]) -> tuple[Path, int, int]:
+    """Writes one file: its path, the number of its records, and their bytes."""
+    length = volume = 0
+    with contextlib.closing(array_record_module.ArrayRecordWriter(str(path), "group_size:1")) as writer:
+        for record in records:
+            writer.write(record)
+            length, volume = length + 1, volume + len(record)
+    return path, length, volume
+
+
+def _checked(raw: Raw | DataError) -> dict[str, Any] | DataError:
+    """An image as it is stored, or what is wrong with it."""
+    if isinstance(raw, DataError):
+        return raw
+    try:
+        content, _ = images.image(raw.content, raw.file)
+    except DataError as error:
+        return error
+    return {"image": content, "label": raw.label, "name": raw.name}

@@ -3,9 +3,10 @@
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from jaxseg.config import Data
 from jaxseg.data import Label
 from jaxseg.data.layouts import DataError, Fault, Labelled, Layout
 from jaxseg.types import IGNORED
+
+Result = TypeVar("Result")
 
 Progress = Callable[[Any, int, str], Iterator[Any]]
 """Items, their number and a description to the same items; may draw a bar."""
@@ -99,20 +102,25 @@ def examine(layout: Layout, item: Any) -> Examined:
     return Examined(labelled, Record.of(item.name, labelled), labelled.faults)
 
 
-def examined(layout: Layout, items: Sequence[Any]) -> Iterator[Examined]:
-    """Opens items, in order, by a thread a core up to `THREADS`; OpenCV and NumPy let each other run.
+def ahead(work: Callable[[Any], Result], items: Iterable[Any]) -> Iterator[Result]:
+    """Results of items, in order, made by a thread a core up to `THREADS`; OpenCV and NumPy let each other run.
 
-    Few are opened ahead, however slow the consumer is: photographs take up to a hundred megabytes each.
+    Few are made ahead, however slow the consumer is: photographs take up to a hundred megabytes each.
     """
     size = min(os.cpu_count() or 1, THREADS)
-    waiting: deque[Future[Examined]] = deque()
+    waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(size) as pool:
         for item in items:
-            waiting.append(pool.submit(examine, layout, item))
+            waiting.append(pool.submit(work, item))
             if len(waiting) > size + 1:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def examined(layout: Layout, items: Sequence[Any]) -> Iterator[Examined]:
+    """Opens items, in order, a few ahead."""
+    return ahead(partial(examine, layout), items)
 
 
 def survey(layout: Layout, progress: Progress) -> Iterator[tuple[str, Examined]]:

@@ -1,15 +1,16 @@
 """Batches for training, by Grain: what a batch holds depends on its step alone, on any number of hosts."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from jaxseg.config import Data, UserError
+from jaxseg.config import Data, Pictures, UserError
 from jaxseg.data import Example, Source
-from jaxseg.data.augment import augment
-from jaxseg.types import Batch
+from jaxseg.data.augment import augment, middle, random_window
+from jaxseg.data.pictures import Picture
+from jaxseg.types import Batch, ClassBatch
 
 THREADS = 2
 AHEAD = 4
@@ -52,11 +53,60 @@ def train_batches(
       ValueError: there is no such shard, or nothing to read.
     """
     rows = _rows(batch_size, shard_index, shard_count)
-    if not len(source):
-        raise ValueError("`source` must hold at least one example: got none.")
-    stream = _stream(source, data, seed, size)
+    stream = _stream(source, partial(_augmented, data=data, size=size), seed)
     read = _read(stream, range(start_step, steps), rows, batch_size, data.workers)
     return (Batch(image=b["image"], semantic=b["semantic"], instance=b["instance"]) for b in read)
+
+
+def class_batches(
+    source: Any,
+    data: Pictures,
+    batch_size: int,
+    seed: int,
+    start_step: int,
+    steps: int,
+    shard_index: int = 0,
+    shard_count: int = 1,
+) -> Iterator[ClassBatch]:
+    """Augmented batches of classification; arguments and guarantees are those of `train_batches`.
+
+    Args:
+      source: training pictures.
+      data: settings; crop, augment and workers are read.
+      batch_size: rows of a batch, over all shards.
+      seed: of order and augmentation.
+      start_step: first step.
+      steps: step to end before, counted from 0 as start_step is.
+      shard_index: which shard this is, 0 to shard_count - 1.
+      shard_count: number of shards.
+
+    Returns:
+      Batches of batch_size / shard_count rows, of size ``data.crop``, made ahead in the background; int32 labels.
+
+    Raises:
+      UserError: the shards do not divide the batch.
+      ValueError: there is no such shard, or nothing to read.
+    """
+    rows = _rows(batch_size, shard_index, shard_count)
+    stream = _stream(source, partial(_cropped, data=data), seed)
+    read = _read(stream, range(start_step, steps), rows, batch_size, data.workers)
+    return (ClassBatch(image=b["image"], label=b["label"]) for b in read)
+
+
+def class_examples(source: Any, data: Pictures) -> Iterator[tuple[np.ndarray, int]]:
+    """Every picture once as classification is evaluated, and its class, in the order in which they are stored.
+
+    Args:
+      source: pictures of a split.
+      data: settings; crop and margin are read.
+
+    Returns:
+      (height, width, 3) uint8 RGB of size ``data.crop`` and the class id, made ahead in the background.
+    """
+    import grain
+
+    stream = grain.MapDataset.source(source).map(lambda p: (middle(p.image, data.crop, data.margin), p.label))
+    return iter(stream.to_iter_dataset(grain.ReadOptions(THREADS, 2 * THREADS)))
 
 
 def val_examples(source: Source) -> Iterator[Example]:
@@ -85,12 +135,18 @@ def _rows(batch_size: int, index: int, count: int) -> range:
     return range(index * size, (index + 1) * size)
 
 
-def _stream(source: Source, data: Data, seed: int, size: tuple[int, int] | None) -> Any:
+def _stream(source: Any, change: Callable[[Any, np.random.Generator], dict[str, np.ndarray]], seed: int) -> Any:
     """Endless augmented examples by index."""
     import grain
 
-    stream = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-    return stream.random_map(partial(_augmented, data=data, size=size))
+    if not len(source):
+        raise ValueError("`source` must hold at least one example: got none.")
+    return grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(change)
+
+
+def _cropped(picture: Picture, rng: np.random.Generator, data: Pictures) -> dict[str, np.ndarray]:
+    image = random_window(rng, picture.image, data.crop, data.augment)
+    return {"image": image, "label": np.asarray(picture.label, np.int32)}
 
 
 def _augmented(

@@ -8,7 +8,7 @@ import os
 import pickle
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jaxseg.config import Data, UserError
+from jaxseg.config import Data, Pictures, UserError
 from jaxseg.data import Example, Label, cityscapes, coco, folder, layouts, shapes
 from jaxseg.data.check import Record
 from jaxseg.data.layouts import Layout
@@ -30,11 +30,35 @@ STALE = 86_400
 """Seconds after which what an interrupted preparation left half-written is removed."""
 
 
+class Stored:
+    """TFDS's view of one split, of examples as dicts. It can be pickled without TFDS logging that at every worker."""
+
+    def __init__(self, view: Any) -> None:
+        """Wraps a view."""
+        self._view = view
+
+    def __len__(self) -> int:
+        return len(self._view)
+
+    def __getitem__(self, index: int, /) -> dict[str, Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"`index` must be 0 to {len(self) - 1}: got {index}.")
+        return self._view[index]
+
+    def __getstate__(self) -> bytes:
+        return pickle.dumps(self._view)
+
+    def __setstate__(self, state: bytes) -> None:
+        # Loaded within, because TFDS logs each time a worker process gets a copy.
+        with _quiet():
+            self._view = pickle.loads(state)
+
+
 class Prepared:
     """Prepared examples of one split by index, in the order of their names. It can be pickled."""
 
-    def __init__(self, stored: Any, classes: ClassList, full: bool) -> None:
-        """Wraps a view of one split, of examples as dicts; ``full`` asks for the labels of evaluation."""
+    def __init__(self, stored: Stored, classes: ClassList, full: bool) -> None:
+        """Wraps what is stored of one split; ``full`` asks for the labels of evaluation."""
         self._stored = stored
         self._classes = classes
         self._full = full
@@ -43,8 +67,6 @@ class Prepared:
         return len(self._stored)
 
     def __getitem__(self, index: int, /) -> Example:
-        if not 0 <= index < len(self):
-            raise IndexError(f"`index` must be 0 to {len(self) - 1}: got {index}.")
         stored, full = self._stored[index], None
         label = Label(stored["semantic"][..., 0], stored["instance"][..., 0])
         if self._full and "full_semantic" in stored:
@@ -52,14 +74,6 @@ class Prepared:
         if stored["grouped"]:
             label, full = layouts.ungrouped(label, self._classes), label if self._full else None
         return Example(stored["image"], *label, name=stored["name"].decode(), full=full)
-
-    def __getstate__(self) -> bytes:
-        return pickle.dumps((self._stored, self._classes, self._full))
-
-    def __setstate__(self, state: bytes) -> None:
-        # Loaded within, because TFDS logs each time a worker process gets a copy.
-        with _quiet():
-            self._stored, self._classes, self._full = pickle.loads(state)
 
 
 @dataclass(frozen=True)
@@ -88,15 +102,30 @@ class Dataset:
         Raises:
           UserError: the data set has no such split.
         """
-        import tensorflow_datasets as tfds
+        skipped = () if full else tuple(key for key in self.builder.info.features if key.startswith("full_"))
+        return Prepared(stored(self.builder, name, self.title, skipped), self.classes, full)
 
-        if name not in self.builder.info.splits:
-            held = ", ".join(self.builder.info.splits)
-            raise UserError(f"{self.title} has no split {name}, only {held}. Add it, or choose one of these.")
-        stored = [key for key in self.builder.info.features if key.startswith("full_")]
-        skipped = {} if full else {key: tfds.decode.SkipDecoding() for key in stored}
-        with _quiet():
-            return Prepared(self.builder.as_data_source(name, decoders=skipped or None), self.classes, full)
+
+def stored(builder: Any, split: str, title: str, skipped: Sequence[str] = ()) -> Stored:
+    """One split of prepared data.
+
+    Args:
+      builder: of TFDS, with its data prepared.
+      split: its name.
+      title: what messages call the data set.
+      skipped: features that are not decoded.
+
+    Raises:
+      UserError: the data set has no such split.
+    """
+    import tensorflow_datasets as tfds
+
+    if split not in builder.info.splits:
+        held = ", ".join(builder.info.splits)
+        raise UserError(f"{title} has no split {split}, only {held}. Add it, or choose one of these.")
+    decoders = {key: tfds.decode.SkipDecoding() for key in skipped}
+    with _quiet():
+        return Stored(builder.as_data_source(split, decoders=decoders or None))
 
 
 def resolve(data: Data) -> tuple[Data, Layout]:
@@ -162,23 +191,40 @@ def dataset(data: Data, layout: Layout | None = None) -> Dataset:
     from jaxseg.data import builders
 
     layout = layout or resolve(data)[1]
-    with _quiet():
-        try:
-            builder = _builder(data, layout)
-            if not builder.data_path.exists():
-                _write(builder, data)
-            _require_whole(builder)
-        except OSError as error:
-            name = error.filename or cache(data)
-            raise UserError(f"{name}: {error.strerror or error}. Check --data.root and --data.cache.") from error
-    stored = builder.info.metadata
-    records = {split: [builders.to_record(row) for row in stored[split]] for split in layout.splits}
+    builder = opened(lambda: _builder(data, layout), data)
+    held = builder.info.metadata
+    records = {split: [builders.to_record(row) for row in held[split]] for split in layout.splits}
     # Every worker process would get a copy.
-    stored.clear()
+    held.clear()
     return Dataset(layout.title, layout.classes, records, builder)
 
 
-def cache(data: Data) -> Path:
+def opened(
+    make: Callable[[], "tfds.core.DatasetBuilder"], data: Data | Pictures, kept: Sequence[str] | None = None
+) -> Any:
+    """A builder whose data is prepared and whole.
+
+    Args:
+      make: builds it; what it holds is prepared where that has not been done.
+      data: settings that messages name.
+      kept: keys of its metadata; None for the splits.
+
+    Raises:
+      UserError: the data set cannot be read, or the cache cannot be written.
+    """
+    with _quiet():
+        try:
+            builder = make()
+            if not builder.data_path.exists():
+                _write(builder, data)
+            _require_whole(builder, kept)
+        except OSError as error:
+            name = error.filename or cache(data)
+            raise UserError(f"{name}: {error.strerror or error}. Check --data.root and --data.cache.") from error
+    return builder
+
+
+def cache(data: Data | Pictures) -> Path:
     """Folder of prepared data: the setting, or jaxseg in the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(data.cache or f"{base}/jaxseg").expanduser()
@@ -196,7 +242,7 @@ def _builder(data: Data, layout: Layout) -> "tfds.core.DatasetBuilder":
     from jaxseg.data import builders
 
     origin = data.builder if data.builder == "shapes" else str(Path(layout.title).resolve())
-    content = f"{hashlib.sha256(origin.encode()).hexdigest()[:8]}-{layout.fingerprint()}"
+    content = content_of(origin, layout.fingerprint())
     name = "-".join((content, *sorted(set(data.accept))))
     root = cache(data)
     kind = {
@@ -215,7 +261,12 @@ def _builder(data: Data, layout: Layout) -> "tfds.core.DatasetBuilder":
     return kind(config=settings, data_dir=root, file_format="array_record")
 
 
-def _write(builder: "tfds.core.DatasetBuilder", data: Data) -> None:
+def content_of(origin: str, fingerprint: str) -> str:
+    """Name of a data set's state: where it lies, and what is there."""
+    return f"{hashlib.sha256(origin.encode()).hexdigest()[:8]}-{fingerprint}"
+
+
+def _write(builder: "tfds.core.DatasetBuilder", data: Data | Pictures) -> None:
     """Into a temporary folder, renamed when it is complete; then the parts are not needed any more."""
     for left in Path(builder.data_path).parent.glob("incomplete.*"):
         if time.time() - left.stat().st_mtime > STALE:
@@ -227,12 +278,13 @@ def _write(builder: "tfds.core.DatasetBuilder", data: Data) -> None:
         # Two runs may prepare the same data at once; whoever comes second finds it done.
         if not builder.data_path.exists():
             raise
-    shutil.rmtree(builder.builder_config.parts, ignore_errors=True)
+    if parts := getattr(builder.builder_config, "parts", None):
+        shutil.rmtree(parts, ignore_errors=True)
     text = f"prepared {data.root or data.builder} in {builder.data_path}"
     Console(stderr=True, soft_wrap=True, highlight=False).print(text, markup=False)
 
 
-def _require_whole(builder: "tfds.core.DatasetBuilder") -> None:
+def _require_whole(builder: "tfds.core.DatasetBuilder", kept: Sequence[str] | None) -> None:
     """Refuses prepared data of which a file is missing or ends early."""
     from array_record.python import array_record_module
 
@@ -245,7 +297,7 @@ def _require_whole(builder: "tfds.core.DatasetBuilder") -> None:
                 reader.close()
                 if held != length:
                     raise ValueError(f"{Path(file).name} holds {held} of {length} examples")
-        if set(builder.info.metadata) != set(builder.info.splits):
+        if set(builder.info.metadata) != set(kept or builder.info.splits):
             raise ValueError("its records are missing")
     except (ValueError, RuntimeError, OSError) as error:
         raise UserError(

@@ -1,22 +1,30 @@
-"""Darknet-53, the encoder of YOLOv3 (Redmon and Farhadi, 2018)."""
+"""Darknet-53, the encoder of YOLOv3 (Redmon and Farhadi, YOLOv3: An Incremental Improvement, 2018)."""
 
 from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxseg.nn.layers import Convolution, Norm, divisible, stages
+from jaxseg.nn.layers import Convolution, Norm, divisible, freeze, stages, standardized
 
 CHANNELS = (64, 128, 256, 512, 1024)
 """Output channels of the five stages at width 1."""
 
-leaky_relu = partial(nn.leaky_relu, negative_slope=0.1)
+BLOCKS = (1, 2, 8, 8, 4)
+"""Residual blocks of the five stages, as published."""
+
+SLOPE = 0.1
+"""Of Darknet's leaky ReLU below zero."""
+
+MEAN, STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+"""Darknet's images are RGB in [0, 1]."""
 
 
-def convolutions(blocks: tuple[int, ...] = (1, 2, 8, 8, 4)) -> tuple[tuple[str, ...], ...]:
+def convolutions(blocks: tuple[int, ...] = BLOCKS) -> tuple[tuple[str, ...], ...]:
     """Paths of the convolutions' parameters in the order of Darknet's weight files.
 
     Args:
@@ -37,18 +45,21 @@ class Residual(nn.Module):
 
     Attributes:
       dilation: distance between the taps of the 3x3 window.
+      slope: of leaky ReLU below zero.
       norm: batch norm's settings.
       dtype: of the computation.
     """
 
     dilation: int = 1
+    slope: float = SLOPE
     norm: Norm = Norm()
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
         """Runs the block."""
-        conv = partial(Convolution, activation=leaky_relu, norm=self.norm, dtype=self.dtype)
+        activation = partial(nn.leaky_relu, negative_slope=self.slope)
+        conv = partial(Convolution, activation=activation, norm=self.norm, dtype=self.dtype)
         channels = x.shape[-1]
         y = conv(channels // 2, name="reduce")(x, train)
         y = conv(channels, size=3, dilation=self.dilation, name="expand")(y, train)
@@ -62,13 +73,23 @@ class Darknet53(nn.Module):
       stride: output stride, 32, 16 or 8; below 32 the last strides become dilation.
       width: multiplier of the channels.
       blocks: residual blocks of each stage.
+      mean: subtracted from RGB in [0, 1].
+      std: what is divided by then.
+      padding: of windows at stride 2, see `layers.pads`.
+      slope: of leaky ReLU below zero.
+      frozen: number of first stages that are neither trained nor normalize with the batch; the stem is of the first.
       norm: batch norm's settings.
       dtype: of the computation.
     """
 
     stride: int = 32
     width: float = 1.0
-    blocks: tuple[int, ...] = (1, 2, 8, 8, 4)
+    blocks: tuple[int, ...] = BLOCKS
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
+    padding: str = "symmetric"
+    slope: float = SLOPE
+    frozen: int = 0
     norm: Norm = Norm()
     dtype: DTypeLike = jnp.float32
 
@@ -87,14 +108,28 @@ class Darknet53(nn.Module):
           ValueError: the output stride is none of 32, 16 and 8.
         """
         plan = stages((2,) * len(CHANNELS), self.stride)
-        settings: dict[str, Any] = {"norm": self.norm, "dtype": self.dtype}
-        conv: Any = partial(Convolution, size=3, activation=leaky_relu, **settings)
-        x = conv(divisible(32 * self.width), name="stem")(images, train)
+        conv: Any = partial(
+            Convolution,
+            size=3,
+            activation=partial(nn.leaky_relu, negative_slope=self.slope),
+            padding=self.padding,
+            dtype=self.dtype,
+        )
+        x = standardized(images, self.mean, self.std)
+        x = conv(divisible(32 * self.width), norm=freeze(self.norm, self.frozen > 0), name="stem")(x, train)
         features = {1: x}
         for i, (stage, channels, count) in enumerate(zip(plan, CHANNELS, self.blocks, strict=True)):
-            channels = divisible(channels * self.width)
-            x = conv(channels, stride=stage.stride, dilation=stage.first, name=f"down_{i}")(x, train)
+            norm = freeze(self.norm, i < self.frozen)
+            down: Any = partial(conv, divisible(channels * self.width), name=f"down_{i}", norm=norm)
+            x = down(stride=stage.stride, dilation=stage.first, published=stage.published)(x, train)
             for j in range(count):
-                x = Residual(stage.rest, name=f"block_{i}_{j}", **settings)(x, train)
-            features[stage.total] = x
+                block = Residual(stage.rest, self.slope, norm, self.dtype, name=f"block_{i}_{j}")
+                x = block(x, train)
+            features[stage.total] = x = lax.stop_gradient(x) if i < self.frozen else x
         return features
+
+    def frozen_modules(self) -> tuple[str, ...]:
+        """Names of the submodules that are not trained."""
+        if not self.frozen:
+            return ()
+        return tuple(path[0] for path in convolutions(self.blocks[: self.frozen]))

@@ -36,6 +36,11 @@ class Norm:
     epsilon: float = 1e-5
 
 
+def freeze(norm: Norm, frozen: bool) -> Norm:
+    """The same settings, with the running statistics frozen if so asked."""
+    return dataclasses.replace(norm, frozen=True) if frozen else norm
+
+
 def divisible(channels: float | int, divisor: int = 8) -> int:
     """Nearest multiple of the divisor that is not more than 10 % below the wanted number of channels.
 
@@ -61,12 +66,14 @@ class Stage(NamedTuple):
       first: dilation of its first convolution.
       rest: dilation of the others.
       total: stride of its features.
+      published: stride of its first convolution, as published.
     """
 
     stride: int
     first: int
     rest: int
     total: int
+    published: int
 
 
 def stages(strides: Sequence[int], output: int) -> tuple[Stage, ...]:
@@ -94,8 +101,71 @@ def stages(strides: Sequence[int], output: int) -> tuple[Stage, ...]:
     for stride in strides:
         step = stride if total < output else 1
         first, dilation, total = dilation, dilation * stride // step, total * step
-        rows.append(Stage(step, first, dilation, total))
+        rows.append(Stage(step, first, dilation, total, stride))
     return tuple(rows)
+
+
+Pads = tuple[tuple[int, int], tuple[int, int]]
+"""Zeros before and after: rows, then columns."""
+
+
+def pads(
+    size: tuple[int, int],
+    window: int,
+    stride: int = 1,
+    dilation: int = 1,
+    padding: str = "symmetric",
+    published: int = 0,
+) -> Pads:
+    """Zeros around an input, so that a window of odd size gives ceil(h / stride) x ceil(w / stride) outputs.
+
+    "symmetric" centers the window on every stride-th input, as PyTorch and Darknet pad. "same" is TensorFlow's: as few
+    zeros as will do, and the odd one below and to the right, so that at stride 2 even sizes shift by one and odd sizes
+    do not. Where a published stride became dilation, the size that the published network would have seen here decides,
+    so that its features are found among the dilated ones.
+
+    Args:
+      size: (h, w) of the input.
+      window: taps along each axis, odd.
+      stride: distance between output positions, in input positions.
+      dilation: distance between the taps, in input positions.
+      padding: "symmetric" or "same".
+      published: stride that the weights were trained with; 0 for ``stride``.
+
+    Returns:
+      Zeros before and after, for rows and columns.
+
+    References:
+      TensorFlow, tf.nn.convolution, "SAME" padding.
+    """
+
+    def along(n: int) -> tuple[int, int]:
+        reach = dilation * (window - 1)
+        before = reach // 2
+        if padding == "same":
+            seen, step = -(-n // dilation), published or stride
+            before = max((-(-seen // step) - 1) * step + window - seen, 0) // 2 * dilation
+        return before, max((-(-n // stride) - 1) * stride + reach + 1 - n - before, 0)
+
+    return along(size[0]), along(size[1])
+
+
+def standardized(
+    images: Float[Array, "b H W 3"], mean: tuple[float, ...], std: tuple[float, ...]
+) -> Float[Array, "b H W 3"]:
+    """Images as an encoder's weights expect them.
+
+    Args:
+      images: RGB in [0, 1].
+      mean: of each channel, subtracted.
+      std: of each channel, divided by.
+
+    Returns:
+      (images - mean) / std.
+    """
+    if not any(mean) and set(std) == {1.0}:
+        return images
+    return (images - jnp.array(mean)) / jnp.array(std)
 
 
 def convolution(
@@ -103,76 +173,104 @@ def convolution(
     kernel: Float[Array, "kh kw ci o"],
     stride: int = 1,
     dilation: int = 1,
+    around: Pads | None = None,
     groups: int = 1,
 ) -> Float[Array, "b oh ow o"]:
-    """Convolution that pads an odd window evenly, so that strides do not shift features as 'SAME' does.
+    """Convolution; unless told otherwise it pads evenly, so that strides do not shift features as 'SAME' does.
 
     Args:
       x: features.
-      kernel: one window of odd size for each output channel; ci = c / groups.
+      kernel: one square window of odd size for each output channel; ci = c / groups.
       stride: distance between output positions, in input positions.
       dilation: distance between the taps of the window, in input positions.
+      around: zeros around x; None for those of `pads`, symmetric.
       groups: number of groups of channels that see only one another.
 
     Returns:
       Features of size ceil(h / stride), ceil(w / stride).
     """
-    pads = [(dilation * (size // 2),) * 2 for size in kernel.shape[:2]]
     return lax.conv_general_dilated(
         x,
         kernel,
         window_strides=(stride, stride),
-        padding=pads,
+        padding=around or pads(_size(x), kernel.shape[0], stride, dilation),
         rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
     )
 
 
-def _taps(x: Array, stride: int, dilation: int) -> list[Array]:
+def _size(x: Array) -> tuple[int, int]:
+    return x.shape[1], x.shape[2]
+
+
+def _padded(x: Array, around: Pads) -> Array:
+    return jnp.pad(x, ((0, 0), *around, (0, 0)))
+
+
+def _taps(x: Array, stride: int, dilation: int, around: Pads) -> list[Array]:
     """The nine shifted views of x that a 3x3 window multiplies, row by row."""
     b, h, w, c = x.shape
-    padded = jnp.pad(x, ((0, 0), (dilation, dilation), (dilation, dilation), (0, 0)))
+    padded = _padded(x, around)
+    oh, ow = -(-h // stride), -(-w // stride)
     starts = [(dilation * i, dilation * j) for i in range(3) for j in range(3)]
-    return [lax.slice(padded, (0, i, j, 0), (b, i + h, j + w, c), (1, stride, stride, 1)) for i, j in starts]
+    ends = [(i + (oh - 1) * stride + 1, j + (ow - 1) * stride + 1) for i, j in starts]
+    return [
+        lax.slice(padded, (0, *start, 0), (b, *end, c), (1, stride, stride, 1))
+        for start, end in zip(starts, ends, strict=True)
+    ]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _depthwise_shifted(x: Array, kernel: Array, stride: int, dilation: int, around: Pads) -> Array:
+    return _shifted(x, kernel, stride, dilation, around)
+
+
 def depthwise_shifted(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 1 c"], stride: int = 1, dilation: int = 1
+    x: Float[Array, "b h w c"],
+    kernel: Float[Array, "3 3 1 c"],
+    stride: int = 1,
+    dilation: int = 1,
+    around: Pads | None = None,
 ) -> Float[Array, "b oh ow c"]:
     """Depthwise 3x3 convolution as nine shifted multiply-adds, which CPUs run far faster than a grouped convolution."""
-    return _shifted(x, kernel, stride, dilation)
+    return _depthwise_shifted(x, kernel, stride, dilation, around or pads(_size(x), 3, stride, dilation))
 
 
-def _shifted(x: Array, kernel: Array, stride: int, dilation: int) -> Array:
+def _shifted(x: Array, kernel: Array, stride: int, dilation: int, around: Pads) -> Array:
     weights = kernel.astype(jnp.float32).reshape(9, 1, 1, 1, -1)
-    return sum(tap * weight for tap, weight in zip(_taps(x, stride, dilation), weights, strict=True)).astype(x.dtype)
+    taps = _taps(x, stride, dilation, around)
+    return sum(tap * weight for tap, weight in zip(taps, weights, strict=True)).astype(x.dtype)
 
 
-def _shifted_forward(x: Array, kernel: Array, stride: int, dilation: int) -> tuple[Array, tuple[Array, Array]]:
-    return _shifted(x, kernel, stride, dilation), (x, kernel)
+def _shifted_forward(
+    x: Array, kernel: Array, stride: int, dilation: int, around: Pads
+) -> tuple[Array, tuple[Array, Array]]:
+    return _shifted(x, kernel, stride, dilation, around), (x, kernel)
 
 
-def _shifted_backward(stride: int, dilation: int, saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
+def _shifted_backward(
+    stride: int, dilation: int, around: Pads, saved: tuple[Array, Array], grad: Array
+) -> tuple[Array, Array]:
     x, kernel = saved
     if stride == 1:
-        dx = _shifted(grad, kernel[::-1, ::-1], 1, dilation)
+        (top, bottom), (left, right) = around
+        dx = _shifted(grad, kernel[::-1, ::-1], 1, dilation, ((bottom, top), (right, left)))
     else:
-        (dx,) = jax.linear_transpose(lambda x: _shifted(x, kernel, stride, dilation), x)(grad)
-    return dx, _kernel_gradient(x, grad, stride, dilation).astype(kernel.dtype)
+        (dx,) = jax.linear_transpose(lambda x: _shifted(x, kernel, stride, dilation, around), x)(grad)
+    return dx, _kernel_gradient(x, grad, stride, dilation, around).astype(kernel.dtype)
 
 
-def _kernel_gradient(x: Array, grad: Array, stride: int, dilation: int) -> Array:
+def _kernel_gradient(x: Array, grad: Array, stride: int, dilation: int, around: Pads) -> Array:
     """Sums over rows first: elementwise, in cache. Nine reductions of whole features are up to 20 times slower."""
-    b, _, w, c = x.shape
+    b, _, _, c = x.shape
     _, oh, ow, _ = grad.shape
-    padded = jnp.pad(x, ((0, 0), (dilation, dilation), (dilation, dilation), (0, 0)))
+    padded = _padded(x, around)
 
     def add_row(row: Array, sums: tuple[Array, ...]) -> tuple[Array, ...]:
         g = lax.dynamic_slice_in_dim(grad, row, 1, axis=1)[:, 0].astype(jnp.float32)
         lines = [lax.dynamic_slice_in_dim(padded, row * stride + dilation * i, 1, axis=1)[:, 0] for i in range(3)]
-        ends = [(dilation * j, dilation * j + w) for j in range(3)]
+        ends = [(dilation * j, dilation * j + (ow - 1) * stride + 1) for j in range(3)]
         taps = [lax.slice(line, (0, a, 0), (b, z, c), (1, stride, 1)) for line in lines for a, z in ends]
         return tuple(total + tap * g for total, tap in zip(sums, taps, strict=True))
 
@@ -180,18 +278,26 @@ def _kernel_gradient(x: Array, grad: Array, stride: int, dilation: int) -> Array
     return jnp.stack([total.sum((0, 1)) for total in sums]).reshape(3, 3, 1, c)
 
 
-depthwise_shifted.defvjp(_shifted_forward, _shifted_backward)
+_depthwise_shifted.defvjp(_shifted_forward, _shifted_backward)
 
 
 def depthwise_grouped(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 1 c"], stride: int = 1, dilation: int = 1
+    x: Float[Array, "b h w c"],
+    kernel: Float[Array, "3 3 1 c"],
+    stride: int = 1,
+    dilation: int = 1,
+    around: Pads | None = None,
 ) -> Float[Array, "b oh ow c"]:
     """Depthwise 3x3 convolution as a convolution of c groups, the form that accelerators have kernels for."""
-    return convolution(x, kernel, stride, dilation, groups=x.shape[-1])
+    return convolution(x, kernel, stride, dilation, around, groups=x.shape[-1])
 
 
 def depthwise(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 1 c"], stride: int = 1, dilation: int = 1
+    x: Float[Array, "b h w c"],
+    kernel: Float[Array, "3 3 1 c"],
+    stride: int = 1,
+    dilation: int = 1,
+    around: Pads | None = None,
 ) -> Float[Array, "b oh ow c"]:
     r"""Convolves every channel with a 3x3 window of its own, in the form that suits the platform it is compiled for.
 
@@ -202,6 +308,7 @@ def depthwise(
       kernel: one window a channel, in the layout of a grouped convolution.
       stride: s, 1 or 2.
       dilation: d, in input positions.
+      around: zeros around x; None for those of `pads`, symmetric, as the equation has it.
 
     Returns:
       Features of size ceil(h / stride), ceil(w / stride).
@@ -209,8 +316,8 @@ def depthwise(
     return lax.platform_dependent(
         x,
         kernel,
-        cpu=lambda x, kernel: depthwise_shifted(x, kernel, stride, dilation),
-        default=lambda x, kernel: depthwise_grouped(x, kernel, stride, dilation),
+        cpu=lambda x, kernel: depthwise_shifted(x, kernel, stride, dilation, around),
+        default=lambda x, kernel: depthwise_grouped(x, kernel, stride, dilation, around),
     )
 
 
@@ -263,6 +370,8 @@ class Convolution(nn.Module):
       size: of the square window, odd.
       stride: distance between output positions.
       dilation: distance between taps.
+      padding: of windows, see `pads`.
+      published: stride that the weights were trained with, where another became dilation; 0 for ``stride``.
       depthwise: each channel has a 3x3 window of its own; ``features`` must be the input's.
       activation: applied last; None for a linear block.
       norm: batch norm's settings.
@@ -273,6 +382,8 @@ class Convolution(nn.Module):
     size: int = 1
     stride: int = 1
     dilation: int = 1
+    padding: str = "symmetric"
+    published: int = 0
     depthwise: bool = False
     activation: Activation | None = nn.relu
     norm: Norm = Norm()
@@ -285,6 +396,7 @@ class Convolution(nn.Module):
         shape = (self.size, self.size, inputs, self.features)
         kernel = self.param("kernel", nn.initializers.he_normal(), shape, jnp.float32).astype(self.dtype)
         apply = depthwise if self.depthwise else convolution
-        x = apply(x.astype(self.dtype), kernel, self.stride, self.dilation)
+        around = pads(_size(x), self.size, self.stride, self.dilation, self.padding, self.published)
+        x = apply(x.astype(self.dtype), kernel, self.stride, self.dilation, around)
         x = normalize(x, train, self.norm, self.dtype)
         return x if self.activation is None else self.activation(x)

@@ -131,6 +131,49 @@ class Network(nn.Module):
         return Outputs(semantic, located(embedding, self.superpixel, self.coordinates), center)
 
 
+def encoder_from_config(settings: config.Encoder, axis_name: str | None = None, stride: int = 32) -> nn.Module:
+    """Builds the encoder of a config.
+
+    Args:
+      settings: of the encoder.
+      axis_name: mapped axis that batch statistics are averaged over in training; None for a lone device.
+      stride: output stride.
+
+    Returns:
+      The module. Settings that say nothing (no blocks, no mean, symmetric padding) are left to it, so that an encoder
+      from elsewhere need not take them.
+
+    Raises:
+      UserError: no such encoder, or one that does not take the settings.
+    """
+    taken = settings.conventions
+    said: dict[str, object] = {
+        "blocks": settings.encoder_blocks,
+        "mean": taken.mean,
+        "std": taken.std,
+        "frozen": settings.frozen_stages,
+        "padding": "" if taken.padding == config.Conventions().padding else taken.padding,
+        "slope": 0 if taken.slope == config.Conventions().slope else taken.slope,
+    }
+    said = {name: value for name, value in said.items() if value}
+    try:
+        return encoder(
+            settings.encoder,
+            norm=norm(settings, axis_name, taken.epsilon),
+            dtype=jnp.dtype(settings.dtype),
+            stride=stride,
+            width=settings.encoder_width,
+            **said,
+        )
+    except ValueError as error:
+        raise config.UserError(f"--model.encoder: {error}") from error
+
+
+def norm(settings: config.Encoder, axis_name: str | None, epsilon: float = Norm.epsilon) -> Norm:
+    """How batch norm normalizes by a config; arguments are those of `encoder_from_config` and `Norm`."""
+    return Norm(axis_name, frozen=settings.batch_norm == "frozen", epsilon=epsilon)
+
+
 def from_config(settings: config.Model, classes: int, superpixel: int, axis_name: str | None = None) -> Network:
     """Builds the network of a config.
 
@@ -146,16 +189,8 @@ def from_config(settings: config.Model, classes: int, superpixel: int, axis_name
     Raises:
       UserError: no such encoder, or one that does not take the settings.
     """
-    norm = Norm(axis_name, frozen=settings.batch_norm == "frozen")
-    dtype = jnp.dtype(settings.dtype)
-    blocks = {"blocks": settings.encoder_blocks} if settings.encoder_blocks else {}
-    fields = {"stride": settings.encoder_stride, "width": settings.encoder_width, **blocks}
-    try:
-        base = encoder(settings.encoder, norm=norm, dtype=dtype, **fields)
-    except ValueError as error:
-        raise config.UserError(f"--model.encoder: {error}") from error
     return Network(
-        encoder=base,
+        encoder=encoder_from_config(settings, axis_name, settings.encoder_stride),
         classes=classes,
         embedding=settings.embedding,
         superpixel=superpixel,
@@ -163,8 +198,8 @@ def from_config(settings: config.Model, classes: int, superpixel: int, axis_name
         prior=settings.center_prior,
         centers=settings.clustering == "centers",
         coordinates=settings.coordinates,
-        norm=norm,
-        dtype=dtype,
+        norm=norm(settings, axis_name),
+        dtype=jnp.dtype(settings.dtype),
     )
 
 

@@ -1,6 +1,7 @@
 """Saving and restoring the unreplicated state, with orbax."""
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ class Checkpoints:
         self._compare(step, wanted)
         with _damaged(self._path / str(step)):
             found = self._manager.restore(step, args=ocp.args.StandardRestore(wanted))
-        return TrainState(**{name: found[name] for name in wanted})
+        return TrainState(**{"average": {}} | {name: found[name] for name in wanted})
 
     def _compare(self, step: int, wanted: dict[str, Any]) -> None:
         """Names the first array that this network has and the checkpoint has not, or with another shape."""
@@ -93,7 +94,8 @@ class Checkpoints:
 
 
 def _plain(state: TrainState) -> dict[str, Any]:
-    return {"step": state.step, "params": state.params, "batch_stats": state.batch_stats, "opt_state": state.opt_state}
+    kept = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+    return kept if kept["average"] else {name: value for name, value in kept.items() if name != "average"}
 
 
 def _name(path: tuple) -> str:

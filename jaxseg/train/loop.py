@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -15,34 +15,39 @@ from jaxseg import config
 from jaxseg.train import parallel
 from jaxseg.train.checkpoint import Checkpoints
 from jaxseg.train.state import TrainState
-from jaxseg.train.step import Numbers, Recipe
-from jaxseg.types import Batch
+from jaxseg.train.step import Numbers, Task
 
 Pictures = Callable[[TrainState], Mapping[str, np.ndarray]]
 """Draws predictions of a state: name to (H, W, 3) uint8."""
 
 
-def run(
-    settings: config.Train,
-    recipe: Recipe,
-    numbers: Numbers,
-    state: TrainState,
-    batches: Callable[[int], Iterator[Batch]],
-    workdir: Path,
-    rate: Callable[[int], float],
-    pictures: Pictures | None = None,
-) -> TrainState:
+class Job(NamedTuple):
+    """What is to be learnt, and from what.
+
+    Attributes:
+      task: static parts of the step.
+      numbers: traced numbers of the loss.
+      batches: step to an iterator of the batches from there on; each depends on its step alone.
+      images: number of training images.
+      pictures: draws predictions; None for none.
+    """
+
+    task: Task
+    numbers: Numbers
+    batches: Callable[[int], Iterator[Any]]
+    images: int
+    pictures: Pictures | None = None
+
+
+def run(settings: config.Train, job: Job, state: TrainState, workdir: Path, rate: Callable[[int], float]) -> TrainState:
     """Trains from ``state.step`` to the last step.
 
     Args:
       settings: length and rhythm.
-      recipe: static parts of the step.
-      numbers: traced numbers of the loss.
+      job: what is to be learnt.
       state: unreplicated.
-      batches: step to an iterator of the batches from there on; each depends on its step alone.
       workdir: where checkpoints and TensorBoard files go.
       rate: learning rate of a step, for the log.
-      pictures: draws predictions.
 
     Returns:
       The last state, unreplicated.
@@ -54,12 +59,12 @@ def run(
 
     start = int(state.step)
     devices = parallel.devices_for(settings.batch)
-    update = parallel.train_step(recipe, devices)
+    update = parallel.train_step(job.task, devices)
     replicated = parallel.replicate(state, devices)
     writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=start or None)
     with Checkpoints(workdir, settings.keep) as checkpoints, _Display(settings, start) as display:
-        for i, batch in zip(range(start, settings.steps), batches(start), strict=False):
-            replicated, scalars = update(replicated, parallel.shard(batch, devices), numbers)
+        for i, batch in zip(range(start, settings.steps), job.batches(start), strict=False):
+            replicated, scalars = update(replicated, parallel.shard(batch, devices), job.numbers)
             done = i + 1
             saves = done % settings.save_every == 0 or done == settings.steps
             if done % settings.log_every == 0 or saves:
@@ -70,8 +75,9 @@ def run(
             display.advance()
             if saves:
                 checkpoints.save(parallel.unreplicate(replicated))
-            if pictures and settings.picture_every and (done % settings.picture_every == 0 or done == settings.steps):
-                for name, picture in pictures(parallel.unreplicate(replicated)).items():
+            drawn = settings.picture_every and (done % settings.picture_every == 0 or done == settings.steps)
+            if job.pictures and drawn:
+                for name, picture in job.pictures(parallel.unreplicate(replicated)).items():
                     writer.add_image(name, picture, done, dataformats="HWC")
     writer.close()
     return parallel.unreplicate(replicated)

@@ -11,8 +11,7 @@ import jax
 import numpy as np
 
 from jaxseg import config
-from jaxseg.train.step import Numbers, Recipe, step
-from jaxseg.types import Batch
+from jaxseg.train.step import Numbers, Task, step
 
 AXIS = "devices"
 """Name of the mapped axis; batch normalisation reduces over it too."""
@@ -60,16 +59,16 @@ def unreplicate(tree: Any) -> Any:
     return jax.tree.map(lambda x: np.asarray(x[0]), tree)
 
 
-def shard(batch: Batch, devices: list[jax.Device]) -> Batch:
+def shard(batch: Any, devices: list[jax.Device]) -> Any:
     """Splits a host batch evenly along its first axis, one part a device; `train_step` places them."""
     return jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[1:]), batch)
 
 
-def train_step(recipe: Recipe, devices: list[jax.Device]) -> Callable:
+def train_step(task: Task, devices: list[jax.Device]) -> Callable:
     """The update mapped over devices: (replicated state, sharded batch, numbers) -> (state, scalars of each device)."""
-    mapped = recipe._replace(axis_name=AXIS)
+    mapped = task.on(AXIS)
 
-    def per_device(state: Any, batch: Batch, numbers: Numbers) -> Any:
+    def per_device(state: Any, batch: Any, numbers: Numbers) -> Any:
         return step(state, batch, numbers, mapped)
 
     return jax.pmap(per_device, axis_name=AXIS, in_axes=(0, 0, None), donate_argnums=(0,), devices=devices)

@@ -13,6 +13,9 @@ from jaxseg import config
 
 SGD_MOMENTUM = 0.9
 
+ENCODER = "encoder"
+"""Name of the encoder in every network's parameters."""
+
 
 @struct.dataclass
 class TrainState:
@@ -23,17 +26,19 @@ class TrainState:
       params: trainable parameters, float32.
       batch_stats: running statistics of batch normalisation, float32.
       opt_state: of the optimizer.
+      average: moving average of params and batch_stats, as a dict of both; empty where none is kept.
     """
 
     step: Int[Array, "*d"]
     params: Any
     batch_stats: Any
     opt_state: Any
+    average: Any
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What the network's `apply` takes."""
-        return {"params": self.params, "batch_stats": self.batch_stats}
+        """What the network's `apply` takes to predict: the moving average, where one is kept."""
+        return self.average or {"params": self.params, "batch_stats": self.batch_stats}
 
 
 def schedule(settings: config.Optimizer, steps: int) -> optax.Schedule:
@@ -49,8 +54,14 @@ def schedule(settings: config.Optimizer, steps: int) -> optax.Schedule:
     return optax.join_schedules([optax.linear_schedule(0.0, peak, max(warmup, 1)), decay], [warmup])
 
 
-def optimizer(settings: config.Optimizer, steps: int) -> optax.GradientTransformation:
-    """Clipping, then AdamW or SGD, with weight decay on kernels only: norms and biases have one axis."""
+def optimizer(settings: config.Optimizer, steps: int, frozen: tuple[str, ...] = ()) -> optax.GradientTransformation:
+    """Clipping, then AdamW or SGD, with weight decay on kernels only: norms and biases have one axis.
+
+    Args:
+      settings: how parameters are updated.
+      steps: of the whole run.
+      frozen: submodules of the encoder that keep their parameters.
+    """
     rate = schedule(settings, steps)
     mask = _kernels
     if settings.name == "adamw":
@@ -59,14 +70,33 @@ def optimizer(settings: config.Optimizer, steps: int) -> optax.GradientTransform
         momentum = optax.trace(SGD_MOMENTUM, nesterov=True)
         decay = optax.add_decayed_weights(settings.weight_decay, mask)
         update = optax.chain(momentum, decay, optax.scale_by_learning_rate(rate))
-    return optax.chain(optax.clip_by_global_norm(settings.clip), update)
+    chain = [optax.clip_by_global_norm(settings.clip), update]
+    if frozen or settings.encoder_rate != 1:
+        chain.append(optax.stateless(lambda updates, _: _rated(updates, settings.encoder_rate, frozen)))
+    return optax.chain(*chain)
 
 
 def _kernels(params: Any) -> Any:
     return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
-def create(network: nn.Module, update: optax.GradientTransformation, seed: int, size: tuple[int, int]) -> TrainState:
+def _rated(updates: Any, rate: float, frozen: tuple[str, ...]) -> Any:
+    """Updates with those of the encoder scaled, and none for its frozen submodules."""
+
+    def one(path: tuple, update: Array) -> Array:
+        top, part = (getattr(key, "key", "") for key in path[:2])
+        return update * (0.0 if part in frozen else rate) if top == ENCODER else update
+
+    return jax.tree_util.tree_map_with_path(one, updates)
+
+
+def create(
+    network: nn.Module,
+    update: optax.GradientTransformation,
+    seed: int,
+    size: tuple[int, int],
+    average: bool = False,
+) -> TrainState:
     """A new state.
 
     Args:
@@ -74,14 +104,34 @@ def create(network: nn.Module, update: optax.GradientTransformation, seed: int, 
       update: the optimizer.
       seed: of the initial parameters.
       size: (height, width) of images, pixels; parameters do not depend on it.
+      average: whether a moving average is kept.
     """
 
     def build(key: Array) -> TrainState:
         variables = network.init(key, jnp.zeros((1, *size, 3)), train=False)
         params, stats = variables["params"], variables.get("batch_stats", {})
-        return TrainState(jnp.zeros((), jnp.int32), params, stats, update.init(params))
+        kept = {"params": params, "batch_stats": stats} if average else {}
+        return TrainState(jnp.zeros((), jnp.int32), params, stats, update.init(params), kept)
 
     return jax.jit(build)(jax.random.key(seed))
+
+
+def averaged(before: Any, variables: Any, decay: Array | float, step: Array) -> Any:
+    r"""The moving average after an update, with a decay that is smaller in the beginning, when all is far from settled.
+
+    .. math:: a \leftarrow d a + (1 - d) v, \quad d = \min(\text{decay}, (1 + t) / (10 + t))
+
+    Args:
+      before: the average.
+      variables: after the update, in the same structure.
+      decay: in [0, 1).
+      step: t, updates done before.
+
+    References:
+      TensorFlow, tf.train.ExponentialMovingAverage with num_updates.
+    """
+    fade = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda a, v: a + (1.0 - fade) * (v - a), before, variables)
 
 
 def parameters(state: TrainState) -> int:

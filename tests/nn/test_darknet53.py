@@ -9,6 +9,7 @@ import pytest
 
 from jaxseg.nn import darknet53
 from jaxseg.nn.darknet53 import Darknet53
+from jaxseg.nn.layers import Norm
 
 SMALL = {"width": 0.125, "blocks": (1, 1, 1, 1, 1)}
 
@@ -70,5 +71,16 @@ def test_a_residual_block_of_zero_gain_is_the_identity():
     np.testing.assert_array_equal(block.apply(variables, x, False), x)
 
 
-def test_leaks_a_tenth():
-    np.testing.assert_allclose(darknet53.leaky_relu(jnp.array([-2.0, 3.0])), [-0.2, 3.0])
+@pytest.mark.parametrize(("slope", "negative"), [(darknet53.SLOPE, -0.2), (0.01, -0.02)])
+def test_leaks_as_much_as_asked(slope, negative):
+    """A block whose kernels copy one channel and whose norms do nothing: the input plus twice the leak of it."""
+    x = jnp.full((1, 1, 1, 2), -2.0)
+    block = darknet53.Residual(slope=slope, norm=Norm(epsilon=0.0))
+    variables = block.init(jax.random.key(0), x, False)
+    params = jax.tree.map(jnp.ones_like, variables["params"])
+    params["reduce"]["kernel"] = jnp.array([1.0, 0.0]).reshape(1, 1, 2, 1)
+    params["reduce"]["norm"]["bias"] = jnp.zeros(1)
+    params["expand"]["kernel"] = jnp.zeros((3, 3, 1, 2)).at[1, 1].set(1.0)
+    params["expand"]["norm"]["bias"] = jnp.zeros(2)
+    found = block.apply({**variables, "params": params}, x, False)
+    np.testing.assert_allclose(found, -2.0 + slope * negative, rtol=1e-6)

@@ -104,10 +104,10 @@ def test_divisible_stays_within_a_tenth():
 
 
 def test_stages_turn_strides_into_dilation():
-    assert layers.stages((2, 2, 2, 2, 2), 32)[-1] == (2, 1, 1, 32)
+    assert layers.stages((2, 2, 2, 2, 2), 32)[-1] == (2, 1, 1, 32, 2)
     # The convolution that loses its stride still runs undilated; those behind it do not.
-    assert layers.stages((2, 2, 2, 2, 2), 16)[-2:] == ((2, 1, 1, 16), (1, 1, 2, 16))
-    assert layers.stages((2, 2, 2, 2, 2), 8)[-2:] == ((1, 1, 2, 8), (1, 2, 4, 8))
+    assert layers.stages((2, 2, 2, 2, 2), 16)[-2:] == ((2, 1, 1, 16, 2), (1, 1, 2, 16, 2))
+    assert layers.stages((2, 2, 2, 2, 2), 8)[-2:] == ((1, 1, 2, 8, 2), (1, 2, 4, 8, 2))
 
 
 @pytest.mark.parametrize("stride", [4, 12, 64])

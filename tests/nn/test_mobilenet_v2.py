@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg.nn.mobilenet_v2 import DEVIATION, MEAN, InvertedResidual, MobileNetV2
+from jaxseg.nn.mobilenet_v2 import STD, MEAN, InvertedResidual, MobileNetV2
 
 
 def count(tree: object) -> int:
@@ -68,7 +68,7 @@ def test_an_image_of_the_mean_color_is_zero_to_the_first_convolution():
         return run(image)["intermediates"]["features_0"]["__call__"][0]
 
     np.testing.assert_allclose(first(image), 0.0, atol=1e-6)
-    assert float(jnp.abs(first(image + jnp.array(DEVIATION))).max()) > 0.01
+    assert float(jnp.abs(first(image + jnp.array(STD))).max()) > 0.01
 
 
 @pytest.mark.parametrize(("features", "residual", "adds"), [(8, True, True), (16, True, False), (8, False, False)])

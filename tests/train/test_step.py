@@ -10,7 +10,7 @@ from jaxseg import config
 from jaxseg.data import shapes
 from jaxseg.nn.layers import Norm
 from jaxseg.nn.network import Network
-from jaxseg.train import parallel, state, step
+from jaxseg.train import parallel, segmentation, state, step
 from jaxseg.types import Batch
 from tests.tiny_encoder import TinyEncoder
 
@@ -20,7 +20,7 @@ SIZE = (32, 64)
 def recipe(update, axis_name=None):
     norm = Norm(axis_name)
     network = Network(TinyEncoder(norm=norm), classes=4, embedding=4, width=0.25, norm=norm)
-    return step.Recipe(network, update, 4, config.TargetSettings(max_instances=6), "positives", axis_name)
+    return segmentation.Recipe(network, update, 4, config.TargetSettings(max_instances=6), axis_name=axis_name)
 
 
 def batch():
@@ -35,7 +35,7 @@ def batch():
 
 @pytest.fixture(scope="module")
 def numbers():
-    return step.numbers(config.Losses(), np.array([0.7, 0.1, 0.1, 0.1], np.float32), 3.0)
+    return segmentation.numbers(config.Losses(), np.array([0.7, 0.1, 0.1, 0.1], np.float32), 3.0)
 
 
 def test_two_devices_do_what_one_does(numbers):
@@ -83,8 +83,8 @@ def test_frozen_statistics_stay():
     network = Network(TinyEncoder(norm=norm), classes=4, embedding=4, width=0.25, norm=norm)
     update = optax.sgd(0.1)
     begin = state.create(network, update, 0, SIZE)
-    settings = step.Recipe(network, update, 4, config.TargetSettings(max_instances=6))
-    numbers = step.numbers(config.Losses(), np.full(4, 0.25, np.float32), 3.0)
+    settings = segmentation.Recipe(network, update, 4, config.TargetSettings(max_instances=6))
+    numbers = segmentation.numbers(config.Losses(), np.full(4, 0.25, np.float32), 3.0)
     after, _ = jax.jit(lambda s, b: step.step(s, b, numbers, settings))(begin, batch())
     for a, b in zip(jax.tree.leaves(begin.batch_stats), jax.tree.leaves(after.batch_stats), strict=True):
         np.testing.assert_array_equal(a, b)

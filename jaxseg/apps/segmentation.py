@@ -1,0 +1,129 @@
+"""Training and data of segmentation; `train` does what all runs share."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxseg import config
+from jaxseg.apps import files, model
+from jaxseg.train import loop, parallel, segmentation, state
+from jaxseg.types import Batch
+
+FREQUENCIES = "class_frequencies.json"
+PICTURES = 2
+
+
+def resolve(data: config.Data) -> tuple[config.Data, Any]:
+    """Lists the data set; its class list is put into the settings, where these leave it to the data set.
+
+    Raises:
+      UserError: the data set cannot be listed.
+    """
+    from jaxseg.data import prepare
+
+    return prepare.resolve(data)
+
+
+def job(settings: config.Config, layout: Any, workdir: Path, resumed: bool) -> loop.Job:
+    """What a config asks for; prepares the data set first where that has not been done.
+
+    Args:
+      settings: resolved.
+      layout: listing of its data.
+      workdir: keeps the classes' frequencies.
+      resumed: whether the directory holds a run to go on with.
+
+    Raises:
+      UserError: the data cannot be used, or changed since the run began.
+    """
+    dataset = _opened(settings, layout)
+    frequencies = _frequencies(workdir, dataset, resumed)
+    network, clustering = model.network(settings, parallel.AXIS), settings.model.clustering
+    task = segmentation.Recipe(
+        network=network,
+        update=model.optimizer(settings, network),
+        superpixel=settings.superpixels.size,
+        targets=settings.targets,
+        normalize=settings.losses.normalize,
+        clustering=clustering,
+    )
+    numbers = segmentation.numbers(
+        settings.losses, frequencies, settings.superpixels.compactness, clustering, settings.optimizer.average
+    )
+    images = len(dataset.records["train"])
+    return loop.Job(task, numbers, _batches(settings, dataset), images, _pictures(settings, dataset))
+
+
+def _opened(settings: config.Config, layout: Any) -> Any:
+    """The prepared data set, unless it lacks a split or its crops show more objects than targets hold."""
+    from jaxseg.data import check, layouts, prepare
+
+    layouts.refuse(check.without(layout.splits, layout.title), settings.data.accept)
+    dataset = prepare.dataset(settings.data, layout)
+    if "train" not in dataset.records:
+        raise config.UserError(f"{dataset.title} has no train split to train on. Add it.")
+    limit, size = settings.targets.max_instances, settings.model.size
+    layouts.refuse(check.crowded(dataset.records["train"], settings.data, limit, size), settings.data.accept)
+    return dataset
+
+
+def _batches(settings: config.Config, dataset: Any) -> Callable[[int], Iterator[Batch]]:
+    """Step to begin at, to the batches from there on."""
+    from jaxseg.data import pipeline
+
+    source, run, size = dataset.split("train"), settings.train, settings.model.size
+    return lambda start: pipeline.train_batches(
+        source, settings.data, run.batch, settings.seed, start, run.steps, size=size
+    )
+
+
+def _frequencies(workdir: Path, dataset: Any, resumed: bool) -> np.ndarray:
+    """Share of each class among the labelled pixels; counted when the data is prepared, and kept with the run.
+
+    Beside it is kept what the training images were: a run that goes on with others would not be one.
+    """
+    from jaxseg.data import check
+
+    stored, classes = workdir / FREQUENCIES, len(dataset.classes)
+    held = check.content({"train": dataset.records["train"]})
+    if not (resumed and stored.is_file()):
+        counts = check.class_pixels(dataset.records["train"], classes)
+        files.write_json(stored, {"pixels": [int(n) for n in counts], "images": held})
+    try:
+        values = json.loads(stored.read_text(errors="replace"))
+        pixels, before = np.asarray(values["pixels"], np.float64), str(values["images"])
+    except (ValueError, KeyError, TypeError):
+        pixels, before = np.zeros(0), ""
+    if pixels.shape != (classes,):
+        raise config.UserError(f"{stored} is damaged. Remove it: the classes are counted again.")
+    if before != held:
+        raise config.UserError(
+            f"The training images of {dataset.title} changed since {workdir} began. Restore them, or give another "
+            f"--workdir; to go on with them all the same, remove {stored}."
+        )
+    return (pixels / max(pixels.sum(), 1)).astype(np.float32)
+
+
+def _pictures(settings: config.Config, dataset: Any) -> loop.Pictures | None:
+    """Draws predictions of a few validation images; None where pictures are switched off."""
+    if not settings.train.picture_every or "val" not in dataset.records:
+        return None
+    from jaxseg import visualize
+
+    source = dataset.split("val")
+    examples = [source[i] for i in range(min(PICTURES, len(source)))]
+    classes = model.class_list(settings)
+
+    def draw(now: state.TrainState) -> Mapping[str, np.ndarray]:
+        trained = model.Model(settings, model.network(settings), now.variables, int(now.step))
+        pictures = {}
+        for example in examples:
+            found = trained(example.image)
+            picture = visualize.overlay(example.image, found.semantic, found.instance, found.instances, classes)
+            pictures[f"prediction/{example.name}"] = picture
+        return pictures
+
+    return draw

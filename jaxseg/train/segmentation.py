@@ -1,0 +1,118 @@
+"""What a segmentation network learns: superpixels and targets of a batch, and the loss terms on them."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from jaxseg import config, targets
+from jaxseg.losses import semantic, total
+from jaxseg.ops import superpixels
+from jaxseg.train.step import Evaluated, Numbers
+from jaxseg.types import Batch, Targets
+
+
+class Hyperparameters(NamedTuple):
+    """Traced constants.
+
+    Attributes:
+      losses: of the loss terms.
+      compactness: of the superpixels.
+    """
+
+    losses: total.Hyperparameters
+    compactness: Float[Array, ""] | float
+
+
+class Recipe(NamedTuple):
+    """What fixes the program of a segmentation step; a `step.Task`.
+
+    Attributes:
+      network: maps images (b, H, W, 3) to outputs.
+      update: the optimizer.
+      superpixel: size k of a grid element, pixels.
+      targets: what the heads are asked for.
+      normalize: divisor of the center loss.
+      clustering: "centers", or "all_to_all" for the baseline, which has neither center loss nor superpixels.
+      axis_name: devices to reduce over; None for a lone device.
+    """
+
+    network: nn.Module
+    update: optax.GradientTransformation
+    superpixel: int
+    targets: config.TargetSettings
+    normalize: str = "positives"
+    clustering: str = "centers"
+    axis_name: str | None = None
+
+    def on(self, axis_name: str) -> "Recipe":
+        """The same, reducing over the devices of a mapped axis."""
+        return self._replace(axis_name=axis_name)
+
+    def prepare(self, batch: Batch, numbers: Numbers) -> Targets:
+        """Superpixels and grid targets."""
+        return make_targets(batch, self, numbers.hyper.compactness)
+
+    def evaluate(self, params: Any, batch_stats: Any, batch: Batch, truth: Targets, numbers: Numbers) -> Evaluated:
+        """Loss terms; measured are the instances that "vanished" on the grid or did not fit ("overflow")."""
+        variables = {"params": params, "batch_stats": batch_stats}
+        outputs, changed = self.network.apply(variables, batch.image, train=True, mutable=["batch_stats"])
+        terms = loss_terms(numbers.hyper.losses, self.clustering, self.normalize)
+        counted = {"vanished": truth.vanished.sum(), "overflow": truth.overflow.sum()}
+        return Evaluated(total.evaluate(terms, outputs, truth), changed.get("batch_stats", {}), counted)
+
+
+def make_targets(batch: Batch, recipe: Recipe, compactness: Float[Array, ""] | float) -> Targets:
+    """Superpixels and grid targets of a batch."""
+    k, wanted = recipe.superpixel, recipe.targets
+    if recipe.clustering == "all_to_all":
+        assignment = jnp.full(batch.image.shape[:-1], superpixels.OWN, jnp.uint8)
+    else:
+        # A loop, not vmap: XLA would fuse the chain of minima into each of its three consumers, and compute it thrice.
+        assignment = jax.lax.map(lambda image: superpixels.assign(image, k, compactness), batch.image)
+
+    def one(semantic: Array, instance: Array, assignment: Array) -> Targets:
+        return targets.make(
+            semantic, instance, assignment, k, wanted.max_instances, style=wanted.center, radius=wanted.radius
+        )
+
+    return jax.vmap(one)(batch.semantic, batch.instance, assignment)
+
+
+def loss_terms(
+    hyper: total.Hyperparameters, clustering: str = "centers", normalize: str = "positives"
+) -> dict[str, total.Term]:
+    """The loss terms that a run is trained with, by name; arguments are those of `Recipe`."""
+    return total.baseline_terms(hyper) if clustering == "all_to_all" else total.paper_terms(hyper, normalize)
+
+
+def numbers(
+    settings: config.Losses,
+    frequencies: ArrayLike,
+    compactness: float,
+    clustering: str = "centers",
+    average: float = 0.0,
+) -> Numbers:
+    """The traced numbers of a config.
+
+    Args:
+      settings: weights and constants.
+      frequencies: (c,) share of each class among the labelled pixels of the training set.
+      compactness: of the superpixels.
+      clustering: which loss terms there are; see `Recipe`.
+      average: decay of the moving average.
+    """
+    hyper = total.Hyperparameters(
+        class_weights=semantic.class_weights(jnp.asarray(frequencies), power=settings.class_weight_power),
+        alpha=settings.alpha,
+        gamma=settings.gamma,
+        attraction_margin=settings.attraction_margin,
+        repulsion_margin=settings.repulsion_margin,
+    )
+    weights = {name: jnp.float32(getattr(settings, name)) for name in loss_terms(hyper, clustering)}
+    constants = jax.tree.map(jnp.float32, Hyperparameters(hyper, compactness))
+    return Numbers(weights, constants, jnp.float32(average))
