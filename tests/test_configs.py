@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg import cli
+from jaxseg import cli, config
 from jaxseg.apps import model
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
@@ -21,8 +21,15 @@ TRAINED = ("cityscapes_mnv2_os4", "cityscapes_dn53_os1")
 def test_it_builds(path):
     settings = cli.read_config(path)
     assert settings.name == path.stem
-    network, (height, width) = model.network(settings), settings.data.crop
+    (height, width) = settings.data.crop
     images = jax.ShapeDtypeStruct((1, height, width, 3), jnp.uint8)
+    if isinstance(settings, config.Classification):
+        settings = replace(settings, data=replace(settings.data, classes=("cat", "dog", "orange")))
+        classifier = model.module(settings)
+        logits, _ = jax.eval_shape(lambda x: classifier.init_with_output(jax.random.key(0), x, train=False), images)
+        assert (logits.shape, logits.dtype) == ((1, 3), jnp.float32)
+        return
+    network = model.network(settings)
     outputs, _ = jax.eval_shape(lambda x: network.init_with_output(jax.random.key(0), x, train=False), images)
     k = settings.superpixels.size
     assert outputs.semantic.shape == (1, height // k, width // k, len(settings.data.classes) + 1)

@@ -71,8 +71,34 @@ class Listed(tfds.core.BuilderConfig):
         return {key: value for key, value in vars(self).items() if key not in ("layout", "progress")}
 
 
-class _Builder(tfds.core.GeneratorBasedBuilder):
-    """What the builders share.
+class _Streaming(tfds.core.GeneratorBasedBuilder):
+    """Writes examples itself, as they come.
+
+    TFDS would sort them, though they come in order: beyond 1000 MiB with files that it needs TensorFlow to open, and
+    all in memory, for it spreads over those files by hashes that numbers are not.
+    """
+
+    def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
+        written = {name: self._written(name, examples) for name, examples in self._split_generators(dl_manager).items()}
+        self.info.set_splits(tfds.core.SplitDict([written[name] for name in self.builder_config.layout.splits]))
+
+    def _written(self, split: str, examples: Iterator[Stored]) -> tfds.core.SplitInfo:
+        """Writes one split, to files that get their names at last, because these say how many there are."""
+        template, features = self._get_filename_template(split_name=split), self.info.features
+        serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
+        records = (serializer.serialize_example(features.encode_example(example)) for _, example in examples)
+        files = [
+            _file(Path(template.data_dir) / f"{split}.{i}.partial", (record for _, record in group))
+            for i, (_, group) in enumerate(itertools.groupby(_placed(records), operator.itemgetter(0)))
+        ]
+        for i, (path, _, _) in enumerate(files):
+            path.rename(template.sharded_filepath(shard_index=i, num_shards=len(files)))
+        lengths, volumes = [length for _, length, _ in files], (volume for _, _, volume in files)
+        return tfds.core.SplitInfo(split, lengths, sum(volumes), template)
+
+
+class _Builder(_Streaming):
+    """What the builders of segmentation share.
 
     Attributes:
       code_path: TFDS looks for download checksums beside it; inferring it needs a package that TFDS does not require.
@@ -220,12 +246,8 @@ class Streamed(tfds.core.BuilderConfig):
         return {key: value for key, value in vars(self).items() if key not in ("layout", "progress")}
 
 
-class Pictures(tfds.core.GeneratorBasedBuilder):
+class Pictures(_Streaming):
     """Images of one class each, in the order of their layout; files of common kinds are stored as they are.
-
-    TFDS would sort the examples, though they come in order: beyond 1000 MiB with files that it needs TensorFlow to
-    open, and all in memory, for it spreads over those files by hashes that numbers are not. So this builder writes
-    them itself, as they come.
 
     Attributes:
       code_path: as in `_Builder`.
@@ -249,12 +271,8 @@ class Pictures(tfds.core.GeneratorBasedBuilder):
             metadata=tfds.core.MetadataDict(),
         )
 
-    def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
-        self.info.metadata["classes"] = list(self.builder_config.layout.classes)
-        splits = self._split_generators(dl_manager)
-        self.info.set_splits(tfds.core.SplitDict([self._written(*split) for split in splits.items()]))
-
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[Stored]]:
+        self.info.metadata["classes"] = list(self.builder_config.layout.classes)
         # Training images come last: they take longest, and what is wrong with the others shows before.
         return {split: self._generate_examples(split) for split in reversed(self.builder_config.layout.splits)}
 
@@ -269,20 +287,6 @@ class Pictures(tfds.core.GeneratorBasedBuilder):
                 raise UserError(f"{found} --data.accept {found.kind} leaves such images out.")
         if not number:
             raise UserError(f"No image of {config.layout.title}/{split} can be used. Mend or replace them.")
-
-    def _written(self, split: str, examples: Iterator[Stored]) -> tfds.core.SplitInfo:
-        """Writes one split, to files that get their names at last, because these say how many there are."""
-        template, features = self._get_filename_template(split_name=split), self.info.features
-        serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
-        records = (serializer.serialize_example(features.encode_example(example)) for _, example in examples)
-        files = [
-            _file(Path(template.data_dir) / f"{split}.{i}.partial", (record for _, record in group))
-            for i, (_, group) in enumerate(itertools.groupby(_placed(records), operator.itemgetter(0)))
-        ]
-        for i, (path, _, _) in enumerate(files):
-            path.rename(template.sharded_filepath(shard_index=i, num_shards=len(files)))
-        lengths, volumes = [length for _, length, _ in files], (volume for _, _, volume in files)
-        return tfds.core.SplitInfo(split, lengths, sum(volumes), template)
 
 
 def _placed(records: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:

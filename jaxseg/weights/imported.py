@@ -133,7 +133,7 @@ def _arrays(
         if source.folded:
             arrays |= _identity(module, arrays[f"params/{module}/norm/bias"], settings.conventions.epsilon)
     if last:
-        for part, key in last.items():
+        for part, key in sorted(last.items()):  # The bias first, which tells how many classes there are.
             take(part, key, f"params/logits/{part}")
     return arrays, used
 

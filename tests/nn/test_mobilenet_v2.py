@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg.nn.mobilenet_v2 import STD, MEAN, InvertedResidual, MobileNetV2
+from jaxseg.nn.mobilenet_v2 import MEAN, STD, InvertedResidual, MobileNetV2
 
 
 def count(tree: object) -> int:

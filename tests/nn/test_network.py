@@ -165,7 +165,11 @@ def test_finds_encoders_by_name_and_by_import_path():
             {},
             "`encoder` must be a class of flax.linen modules: got 'jaxseg.nn.network:WIDTHS'",
         ),
-        ("darknet53", {"depth": 3}, "encoder `darknet53` takes blocks, dtype, frozen, mean, norm, padding, slope, std, stride, width: got depth."),
+        (
+            "darknet53",
+            {"depth": 3},
+            "encoder `darknet53` takes blocks, dtype, frozen, mean, norm, padding, slope, std, stride, width: got depth.",
+        ),
     ],
 )
 def test_says_what_is_wrong_with_an_encoder(name, fields, message):

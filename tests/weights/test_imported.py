@@ -40,7 +40,7 @@ def test_every_stage_computes_what_the_original_does(name, prefix, size, tmp_pat
 def test_the_classifier_answers_what_the_original_does(name, tmp_path):
     weights, _ = imported.read(golden.unpack(name, tmp_path))
     module = classifier.from_config(weights.settings, weights.outputs)
-    logits = module.apply(weights.variables, golden.image("odd"), False)
+    logits = module.apply(weights.variables, jax.numpy.asarray(golden.image("odd")), False)
     np.testing.assert_allclose(logits, golden.features(golden.FILES[name], "odd")["logits"], atol=1e-4)
 
 
