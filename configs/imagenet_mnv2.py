@@ -1,7 +1,7 @@
 """ImageNet pretraining of MobileNetV2: aims at the 72 % top-1 that the paper's encoder has (72.0 in its own paper).
 
 Sandler et al., MobileNetV2, CVPR 2018, report 72.0 %. Rate, cosine decay, weight decay and length (240 epochs) are
-those of PaddlePaddle/models, PaddleCV/image_classification/scripts/train/MobileNetV2.sh, which trains in batches of 500;
+those of PaddlePaddle/models, PaddleCV/image_classification/scripts/train/MobileNetV2.sh, with batches of 500;
 smoothing and moving average are added. Weight decay is 4e-5 on the gradient there; here it is decoupled from a momentum
 of 0.9, which takes ten times the number. Never trained in full: 240 epochs are 615,000 steps of 500 images.
 

@@ -84,7 +84,10 @@ def torch_files() -> None:
         found = {}
         for name, image in pictures().items():
             kept: dict[int, torch.Tensor] = {}
-            hooks = [m.register_forward_hook(lambda _, __, out, s=s: kept.update({s: out})) for s, m in stages.items()]
+            hooks = [
+                m.register_forward_hook(lambda _, __, out, s=s, kept=kept: kept.update({s: out}))
+                for s, m in stages.items()
+            ]
             x = torch.from_numpy(((image / 255 - MEAN) / STD).astype(np.float32)).permute(0, 3, 1, 2)
             with torch.no_grad():
                 logits = model(x)
