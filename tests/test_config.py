@@ -92,6 +92,8 @@ def test_a_crop_that_is_accepted_fits_its_targets():
 def test_a_stored_config_that_lacks_a_setting_is_refused():
     """Defaults in place of lost settings would build another network without a word."""
     with pytest.raises(config.UserError, match=r"is not a config of this version: no setting `data`"):
+        config.from_json('{"task": "segmentation"}')
+    with pytest.raises(config.UserError, match=r"`task` must be segmentation or classification: got None"):
         config.from_json("{}")
 
 

@@ -109,14 +109,14 @@ def _classify(weights: Weights, images: Sequence[str]) -> None:
     module = classifier.from_config(weights.settings, weights.outputs)
 
     @jax.jit
-    def run(frames: jax.Array) -> jax.Array:
-        logits: Any = module.apply(weights.variables, frames, False)
+    def run(variables: Any, frames: jax.Array) -> jax.Array:
+        logits: Any = module.apply(variables, frames, False)
         return jax.nn.softmax(logits)
 
     console = Console(soft_wrap=True, highlight=False)
     paths = _paths(images)
     for path, frame in zip(paths, _frames(images, weights), strict=True):
-        probability = np.asarray(run(frame[None]))[0]
+        probability = np.asarray(run(weights.variables, frame[None]))[0]
         best = np.argsort(-probability, kind="stable")[:TOP]
         names = (weights.classes[i] if weights.classes else f"class {i}" for i in best)
         text = ", ".join(f"{name} {probability[i]:.2f}" for i, name in zip(best, names, strict=True))

@@ -38,12 +38,12 @@ def calibrate(weights: Weights, batches: Iterable[np.ndarray]) -> Weights:
     """
     module = classifier.from_config(weights.settings, max(weights.outputs, 1))
     variables = _with_logits(weights)
-    measure = jax.jit(lambda images: _moments(module, variables, images))
+    measure = jax.jit(lambda variables, images: _moments(module, variables, images))
     total: Any = None
     count = 0
     for images in batches:
         # In float64: the variance is a difference of large numbers.
-        moments = jax.tree.map(lambda x: np.asarray(x, np.float64), measure(images))
+        moments = jax.tree.map(lambda x: np.asarray(x, np.float64), measure(variables, images))
         total = moments if total is None else jax.tree.map(np.add, total, moments)
         count += 1
     if total is None:

@@ -5,12 +5,14 @@ weights are, and what they take for granted, is in the file's metadata; a digest
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -62,7 +64,8 @@ class Weights:
         return f"{settings.encoder} of width {settings.encoder_width:g}{blocks}"
 
 
-def template(settings: config.Encoder, outputs: int) -> dict[str, Any]:
+@functools.lru_cache(maxsize=8)
+def template(settings: config.Encoder, outputs: int) -> Mapping[str, tuple[int, ...]]:
     """Shapes of a classifier's variables, by path.
 
     Args:
@@ -78,7 +81,8 @@ def template(settings: config.Encoder, outputs: int) -> dict[str, Any]:
     module = classifier.from_config(settings, max(outputs, 1))
     variables = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), False))
     flat = traverse_util.flatten_dict(dict(variables), sep="/")
-    return {name: leaf.shape for name, leaf in flat.items() if outputs or not name.startswith("params/logits/")}
+    kept = {name: leaf.shape for name, leaf in flat.items() if outputs or not name.startswith("params/logits/")}
+    return MappingProxyType(kept)
 
 
 def flat(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -100,7 +100,7 @@ def test_segmentation_starts_from_its_encoder(trained, tmp_path):
     argv += ["--data.shapes.train", "4", "--data.shapes.val", "2", "--train.steps", "2", "--train.batch", "2"]
     argv += ["--model.encoder", "tests.tiny_encoder:TinyEncoder", "--model.encoder-stride", "8"]
     argv += ["--model.decoder-width", "0.25", "--train.picture-every", "0", "--optimizer.encoder-rate", "0"]
-    argv += ["--model.batch-norm", "frozen", "--model.encoder-width", "1.0"]
+    argv += ["--model.batch-norm", "frozen", "--model.encoder-width", "1.0", "--model.encoder-blocks"]
     cli.train([*argv, "--model.encoder-weights", str(trained[0])])
     told = json.loads((tmp_path / "run" / "start.json").read_text())
     assert all("/encoder/" in name for name in told["taken"])

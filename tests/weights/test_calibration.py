@@ -21,7 +21,8 @@ def pair(tmp_path_factory):
 
 def _logits(weights, images, train=False):
     module = classifier.from_config(weights.settings, weights.outputs)
-    return module.apply(weights.variables, jnp.asarray(images), train, mutable=["batch_stats"] if train else False)
+    variables = jax.tree.map(jnp.asarray, dict(weights.variables))
+    return module.apply(variables, jnp.asarray(images), train, mutable=["batch_stats"] if train else False)
 
 
 def test_the_function_stays(pair):
