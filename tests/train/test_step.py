@@ -108,3 +108,30 @@ def test_schedule_warms_up_and_decays(decay, last):
     assert values[2] == pytest.approx(1.0)
     assert values[4] == pytest.approx(last, abs=1e-6)
     assert values[3] <= values[2]
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_the_encoders_rate_scales_its_updates_and_frozen_modules_get_none(name):
+    """Weight decay included: a frozen kernel keeps every bit."""
+    kernel = {"kernel": jnp.full((1, 1, 2, 2), 0.5)}
+    params = {"encoder": {"stem": kernel, "late": kernel}, "semantic": kernel}
+    settings = config.Optimizer(name=name, learning_rate=0.1, warmup=0.0, weight_decay=0.1, encoder_rate=0.25)
+    update = state.optimizer(settings, 10, frozen=("stem",))
+    opt_state = update.init(params)
+    for _ in range(2):  # The rate of the first step is that of a warm-up from 0.
+        updates, opt_state = update.update(jax.tree.map(jnp.ones_like, params), opt_state, params)
+    encoder, decoder = updates["encoder"], updates["semantic"]
+    np.testing.assert_array_equal(encoder["stem"]["kernel"], 0.0)
+    np.testing.assert_allclose(encoder["late"]["kernel"], 0.25 * decoder["kernel"], rtol=1e-6)
+    assert float(jnp.abs(decoder["kernel"]).min()) > 0
+
+
+def test_the_moving_average_follows_slowly_and_is_what_predicts():
+    begin = {"params": {"w": jnp.zeros(())}, "batch_stats": {}}
+    after = {"params": {"w": jnp.ones(())}, "batch_stats": {}}
+    early = state.averaged(begin, after, 0.99, jnp.zeros((), jnp.int32))
+    late = state.averaged(begin, after, 0.99, jnp.full((), 10_000, jnp.int32))
+    assert float(early["params"]["w"]) == pytest.approx(0.9)
+    assert float(late["params"]["w"]) == pytest.approx(0.01)
+    kept = state.TrainState(jnp.zeros(()), after["params"], {}, (), begin)
+    assert kept.variables is begin
