@@ -151,13 +151,14 @@ def data(argv: Sequence[str]) -> None:
     known, rest = _data_parser(argv[0]).parse_known_args(argv[1:])
     if getattr(known, "images", 1) < 1:
         raise config.UserError("--images must be at least 1.")
-    settings = override(read_segmentation(known.config), rest)
-    _keep_compiled()
     from jaxseg.apps import check, prepare, show
 
     if argv[0] == "prepare":
-        prepare.prepare(settings)
-    elif argv[0] == "check":
+        prepare.prepare(override(read_config(known.config), rest))
+        return
+    settings = override(read_segmentation(known.config), rest)
+    _keep_compiled()
+    if argv[0] == "check":
         check.check(settings, known.images, known.json)
     else:
         show.show(settings, known.split, known.images, known.output)
@@ -288,7 +289,9 @@ def read_segmentation(path: Path) -> config.Config:
     """
     found = read_config(path)
     if not isinstance(found, config.Config):
-        raise config.UserError(f"config {path} is of classification, which only train and eval know. Choose another.")
+        raise config.UserError(
+            f"config {path} is of classification: train, eval and data prepare know it. Choose another."
+        )
     return found
 
 

@@ -1,6 +1,5 @@
 """Training and evaluation of classifiers: ImageNet pretraining of encoders. `train` does what all runs share."""
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -65,8 +64,8 @@ def _batches(settings: config.Classification, source: Any) -> Callable[[int], It
 def _require_same(file: Path, images: int, resumed: bool) -> None:
     """Refuses to go on with another number of training images; which ones they are, nobody looks at again."""
     if resumed and file.is_file():
-        before = json.loads(file.read_text(errors="replace"))
-        if before != images:
+        before = file.read_text(errors="replace").strip()
+        if before != str(images):
             raise config.UserError(
                 f"There are {images} training images now, {before} when {file.parent} began. Restore them, or give "
                 f"another --workdir; to go on with them all the same, remove {file}."

@@ -143,8 +143,19 @@ def module(settings: config.Run, axis_name: str | None = None) -> Any:
 
 
 def optimizer(settings: config.Run, network: Any) -> optax.GradientTransformation:
-    """The optimizer of a run."""
-    frozen = network.encoder.frozen_modules() if settings.model.frozen_stages else ()
+    """The optimizer of a run.
+
+    Raises:
+      UserError: stages are to be frozen of an encoder that does not say which submodules these are.
+    """
+    frozen: tuple[str, ...] = ()
+    if settings.model.frozen_stages:
+        if not hasattr(network.encoder, "frozen_modules"):
+            raise config.UserError(
+                f"encoder {settings.model.encoder} has no frozen_modules(), which names the submodules that "
+                "`model.frozen_stages` keeps. Add it, or set that to 0."
+            )
+        frozen = network.encoder.frozen_modules()
     return states.optimizer(settings.optimizer, settings.train.steps, frozen)
 
 

@@ -5,7 +5,7 @@ from rich.console import Console
 from jaxseg import config
 
 
-def prepare(settings: config.Config) -> None:
+def prepare(settings: config.Run) -> None:
     """Prepares a data set, where that has not been done, and says what it holds.
 
     Args:
@@ -14,6 +14,14 @@ def prepare(settings: config.Config) -> None:
     Raises:
       UserError: what is wrong with the data set or its settings; nothing prepared earlier is touched then.
     """
+    console = Console(soft_wrap=True, highlight=False)
+    if isinstance(settings, config.Classification):
+        from jaxseg.data import pictures
+
+        found = pictures.dataset(settings.data)
+        sizes = ", ".join(f"{name} {len(found.split(name)):,} images" for name in found.builder.info.splits)
+        console.print(f"{found.title}: {sizes}, {len(found.classes):,} classes", markup=False)
+        return
     from jaxseg.data import prepare as data
 
     dataset = data.dataset(settings.data)
@@ -21,4 +29,4 @@ def prepare(settings: config.Config) -> None:
     held = ", ".join(
         f"{split} {images:,} images with {objects:,} objects" for split, (images, objects) in counts.items()
     )
-    Console(soft_wrap=True, highlight=False).print(f"{dataset.title}: {held}", markup=False)
+    console.print(f"{dataset.title}: {held}", markup=False)

@@ -117,6 +117,7 @@ class Darknet53(nn.Module):
         )
         x = standardized(images, self.mean, self.std)
         x = conv(divisible(32 * self.width), norm=freeze(self.norm, self.frozen > 0), name="stem")(x, train)
+        x = lax.stop_gradient(x) if self.frozen else x  # The decoders may see the features of stride 1.
         features = {1: x}
         for i, (stage, channels, count) in enumerate(zip(plan, CHANNELS, self.blocks, strict=True)):
             norm = freeze(self.norm, i < self.frozen)

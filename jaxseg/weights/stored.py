@@ -22,7 +22,7 @@ from flax import traverse_util
 
 from jaxseg import config
 from jaxseg.config import Conventions, UserError
-from jaxseg.nn import classifier
+from jaxseg.nn import classifier, network
 from jaxseg.weights import files
 
 MARK = "jaxseg"
@@ -145,6 +145,11 @@ def load(path: Path) -> Weights:
             encoder_blocks=tuple(about["blocks"]),
             conventions=Conventions(**given),
         )
+        # An import path in a file would be code that the file chooses.
+        if settings.encoder not in network.ENCODERS:
+            raise ValueError(
+                f"it names the encoder {settings.encoder!r}, and only {', '.join(network.ENCODERS)} may be"
+            )
         if about["digest"] != _digest(arrays):
             raise ValueError("its numbers are not those that were written")
         source, classes = str(about["source"]), tuple(map(str, about["classes"]))

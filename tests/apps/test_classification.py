@@ -112,6 +112,16 @@ def test_segmentation_starts_from_its_encoder(trained, tmp_path):
             np.testing.assert_array_equal(a, b)
 
 
+def test_its_data_can_be_prepared_ahead(folder, capsys):
+    cli.data(["prepare", *_argv(folder, folder)[:2], "--data.root", str(folder), "--data.cache", str(folder / "cache")])
+    assert "train 160 images, val 40 images, 2 classes" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_frozen_stages_need_an_encoder_that_names_them(folder, tmp_path):
+    with pytest.raises(config.UserError, match=r"takes dtype, norm, stride, width: got frozen"):
+        cli.train([*_argv(folder, tmp_path / "run"), "--model.frozen-stages", "1"])
+
+
 def test_a_classifier_does_not_predict_objects(trained):
     with pytest.raises(config.UserError, match="holds a classifier, which finds no objects"):
         model.load(trained[0])

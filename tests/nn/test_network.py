@@ -201,3 +201,36 @@ def test_without_centers_there_is_no_head_for_them():
     assert set(variables["params"]) == {"encoder", "semantic", "embedding"}
     assert np.isneginf(outputs.center).all()
     assert outputs.center.shape == outputs.semantic.shape[:-1]
+
+
+@pytest.mark.parametrize(
+    ("module", "frozen"),
+    [
+        (MobileNetV2(width=0.25, frozen=2), {f"features_{i}" for i in range(4)}),
+        (
+            Darknet53(width=0.125, blocks=(1, 1, 1, 1, 1), frozen=2),
+            {"stem", "down_0", "block_0_0", "down_1", "block_1_0"},
+        ),
+    ],
+)
+def test_frozen_stages_get_no_gradient_and_keep_their_statistics(module, frozen):
+    assert set(module.frozen_modules()) == frozen
+    image = jax.random.uniform(jax.random.key(0), (2, 32, 32, 3))
+
+    @jax.jit
+    def run():
+        variables = module.init(jax.random.key(1), image, False)
+
+        def loss(params):
+            out, changed = module.apply({**variables, "params": params}, image, True, mutable=["batch_stats"])
+            return sum(jnp.square(f).sum() for f in out.values()), changed["batch_stats"]
+
+        gradients, stats = jax.grad(loss, has_aux=True)(variables["params"])
+        return gradients, variables["batch_stats"], stats
+
+    gradients, before, after = run()
+    for name in gradients:
+        moved = any(float(jnp.abs(g).max()) > 0 for g in jax.tree.leaves(gradients[name]))
+        pairs = zip(jax.tree.leaves(before[name]), jax.tree.leaves(after[name]), strict=True)
+        changed = any(not np.array_equal(*pair) for pair in pairs)
+        assert moved == changed == (name not in frozen), name

@@ -21,8 +21,8 @@ def pair(tmp_path_factory):
 
 def _logits(weights, images, train=False):
     module = classifier.from_config(weights.settings, weights.outputs)
-    variables = jax.tree.map(jnp.asarray, dict(weights.variables))
-    return module.apply(variables, jnp.asarray(images), train, mutable=["batch_stats"] if train else False)
+    run = jax.jit(lambda v, x: module.apply(v, x, train, mutable=["batch_stats"] if train else False))
+    return run(dict(weights.variables), images)
 
 
 def test_the_function_stays(pair):

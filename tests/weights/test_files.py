@@ -1,7 +1,9 @@
 """Weight files that nobody vouches for: what is damaged is refused in one line, and nothing in them is run."""
 
+import dataclasses
 import os
 import struct
+import sys
 
 import numpy as np
 import pytest
@@ -61,6 +63,17 @@ def test_mutations_are_refused_in_one_line_or_read(name, tmp_path):
             refused.append(str(error))
     assert len(refused) > MUTATIONS / 20
     assert not any("\n" in line for line in refused)
+
+
+def test_a_checkpoint_cannot_name_code_to_import(tmp_path):
+    """An import path would be code that the file chooses."""
+    weights, _ = imported.read(golden.unpack("mobilenet_v2_timm.safetensors", tmp_path))
+    settings = dataclasses.replace(weights.settings, encoder="antigravity:Encoder")
+    path = tmp_path / "own.safetensors"
+    path.write_bytes(stored.to_bytes(dataclasses.replace(weights, settings=settings)))
+    with pytest.raises(UserError, match="it names the encoder 'antigravity:Encoder', and only darknet53, mobilenet_v2"):
+        stored.load(path)
+    assert "antigravity" not in sys.modules
 
 
 @pytest.fixture(scope="module")
