@@ -1,9 +1,14 @@
-"""Two forced CPU devices, so that sharding is always tested, and compiled programs kept between tests."""
+"""Two forced CPU devices, so that sharding is always tested, and compiled programs kept between tests.
+
+Most of the tests' time is compilation, so XLA emits code without LLVM's optimizations, a third faster; its own passes,
+fusion among them, stay. XLA_FLAGS set from outside takes the place of both flags; with the number of devices alone,
+what users run is tested.
+"""
 
 import os
 import tempfile
 from pathlib import Path
 
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "jaxseg-tests-compiled"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")

@@ -10,6 +10,13 @@ from jaxseg import segment, targets
 from jaxseg.ops import superpixels
 from jaxseg.types import Capacity, Outputs, Thresholds
 
+# Compiled whole: called as they are, each of their hundreds of operations would be compiled alone.
+assign = jax.jit(segment.assign, static_argnums=(1, 2))
+finish = jax.jit(segment.finish, static_argnums=(2, 3))
+group = jax.jit(segment.group, static_argnums=2, static_argnames="stuff")
+oracle = jax.jit(segment.oracle, static_argnums=1)
+make = jax.jit(targets.make, static_argnums=(3, 4), static_argnames="style")
+
 THRESHOLDS = Thresholds(center=0.5, assignment=0.4, duplicate=0.1, compactness=3.0)
 
 
@@ -132,9 +139,9 @@ def test_the_truth_comes_back():
     image, semantic, instance = scene()
     capacity = Capacity(5, 4, None, 16)
     plan = segment.geometry((48, 64), capacity)
-    assignment = segment.assign(image, plan, capacity, THRESHOLDS)
-    truth = targets.make(semantic, instance, assignment, 4, 5, style="point", radius=1.0)
-    found = jax.device_get(segment.finish(segment.oracle(truth, 3), assignment, plan, capacity, THRESHOLDS))
+    assignment = assign(image, plan, capacity, THRESHOLDS)
+    truth = make(semantic, instance, assignment, 4, 5, style="point", radius=1.0)
+    found = jax.device_get(finish(oracle(truth, 3), assignment, plan, capacity, THRESHOLDS))
     np.testing.assert_array_equal(found.semantic, semantic)
     pairs = set(zip(found.instance.ravel().tolist(), instance.ravel().tolist(), strict=True))
     assert len(pairs) == 4
@@ -149,7 +156,7 @@ def test_more_objects_than_slots_are_counted_and_the_best_kept():
     outputs = Outputs(
         jnp.tile(jnp.array([0.0, 9.0]), (6, 6, 1)), jnp.arange(36.0).reshape(6, 6, 1), jnp.asarray(confidence)
     )
-    groups = segment.group(outputs, jnp.ones((6, 6), bool), 2, THRESHOLDS)
+    groups = group(outputs, jnp.ones((6, 6), bool), 2, THRESHOLDS)
     assert int(groups.peaks.lost) == 3
     assert groups.peaks.element.tolist() == [[5, 5], [3, 3]]
 
@@ -160,7 +167,7 @@ def test_a_dropped_duplicate_leaves_no_gap():
     embedding = np.zeros((4, 8, 2), np.float32)
     embedding[:, 5:] = 5.0  # the third center is another object; the second repeats the first
     outputs = Outputs(jnp.tile(jnp.array([0.0, 9.0]), (4, 8, 1)), jnp.asarray(embedding), jnp.asarray(logits))
-    groups = segment.group(outputs, jnp.ones((4, 8), bool), 4, THRESHOLDS)
+    groups = group(outputs, jnp.ones((4, 8), bool), 4, THRESHOLDS)
     assert groups.peaks.valid.tolist() == [True, True, False, False]
     expected = np.where(np.arange(8) < 5, 1, 2)
     np.testing.assert_array_equal(groups.ids, np.tile(expected, (4, 1)))
@@ -171,9 +178,9 @@ def test_padding_belongs_to_nothing():
     capacity = Capacity(4, 4, None, 16)
     plan = segment.geometry((5, 6), capacity)
     canvas = jnp.zeros((16, 16, 3), jnp.uint8)
-    assignment = segment.assign(canvas, plan, capacity, THRESHOLDS)
+    assignment = assign(canvas, plan, capacity, THRESHOLDS)
     outputs = Outputs(jnp.tile(jnp.array([0.0, 9.0]), (4, 4, 1)), jnp.zeros((4, 4, 2)), jnp.full((4, 4), 3.0))
-    found = segment.finish(outputs, assignment, plan, capacity, THRESHOLDS)
+    found = finish(outputs, assignment, plan, capacity, THRESHOLDS)
     assert found.semantic.shape == (5, 6)
     assert found.instances.area.tolist() == [30, 0, 0, 0]
     assert found.instances.box[0].tolist() == [0, 0, 5, 6]
@@ -186,9 +193,9 @@ def test_no_pixel_belongs_to_a_cell_of_the_padding():
     capacity = Capacity(4, 4, None, 16)
     plan = segment.geometry((20, 36), capacity)
     _, canvases = segment.inputs(bright[None], plan)
-    assignment = segment.assign(canvases[0], plan, capacity, THRESHOLDS)
+    assignment = assign(canvases[0], plan, capacity, THRESHOLDS)
     outputs = Outputs(jnp.tile(jnp.array([0.0, 9.0]), (8, 12, 1)), jnp.zeros((8, 12, 2)), jnp.full((8, 12), 3.0))
-    found = segment.finish(outputs, assignment, plan, capacity, THRESHOLDS)
+    found = finish(outputs, assignment, plan, capacity, THRESHOLDS)
     assert (found.semantic == 1).all()
     assert (found.instance == 1).all()
     assert found.instances.area.tolist() == [720, 0, 0, 0]
@@ -201,14 +208,14 @@ def test_compactness_follows_the_resolution():
     large = small.repeat(2, 0).repeat(2, 1)
     small, large = jnp.asarray(small), jnp.asarray(large)
     plans = [segment.geometry(image.shape[:2], capacity) for image in (small, large)]
-    a, b = (segment.assign(i, p, capacity, THRESHOLDS) for i, p in zip((small, large), plans, strict=True))
+    a, b = (assign(i, p, capacity, THRESHOLDS) for i, p in zip((small, large), plans, strict=True))
     assert (np.asarray(b)[::2, ::2] == np.asarray(a)).mean() > 0.9
 
 
 def test_upsampling_is_the_superpixels():
     image, _, _ = scene()
     plan = segment.geometry((48, 64), Capacity(5, 4, None, 16))
-    assignment = segment.assign(image, plan, Capacity(5, 4, None, 16), THRESHOLDS)
+    assignment = assign(image, plan, Capacity(5, 4, None, 16), THRESHOLDS)
     np.testing.assert_array_equal(assignment, superpixels.assign(image, 4, 3.0))
 
 
@@ -222,8 +229,8 @@ def test_stuff_is_predicted_and_belongs_to_no_object():
         9.0 * jnp.ones((12, 16)),
     )
     inside = jnp.ones((12, 16), bool)
-    groups = segment.group(outputs, inside, 64, THRESHOLDS, stuff=(2,))
-    free = segment.group(outputs, inside, 64, THRESHOLDS)
+    groups = group(outputs, inside, 64, THRESHOLDS, stuff=(2,))
+    free = group(outputs, inside, 64, THRESHOLDS)
     np.testing.assert_array_equal(groups.classes, classes)
     assert np.asarray(free.ids)[classes == 2].any()
     assert not np.asarray(groups.ids)[classes == 2].any()

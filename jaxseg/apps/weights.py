@@ -42,10 +42,10 @@ def import_weights(source: Path, output: Path, images: Sequence[str] = (), label
             f"{source} has batch norm folded into its kernels, so its statistics must be measured. "
             "Give images like those it was trained on: --images FOLDER"
         )
-    if images:
-        weights = calibration.calibrate(weights, (frame[None] for frame in _frames(images, weights)))
     if labels:
         weights = Weights(weights.settings, weights.variables, weights.source, _labels(labels, weights.outputs))
+    if images:
+        weights = calibration.calibrate(weights, (frame[None] for frame in _frames(images, weights)))
     files.write_bytes(output, stored.to_bytes(weights))
     stored.load(output)
     _describe(weights, f"wrote {output}: ")

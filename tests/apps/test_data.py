@@ -272,15 +272,17 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path):
 
 def test_labels_that_mean_something_else_are_not_evaluated(tmp_path):
     root = _folder(tmp_path / "data")
-    (root / "classes.json").write_text('["disc", "floor"]')
+    (root / "classes.json").write_text('["disc", "floor", "sky"]')
     cli.train(["--config", _config(tmp_path, "folder", ()), "--workdir", str(tmp_path / "run")])
     argv = ["--workdir", str(tmp_path / "run")]
-    with pytest.raises(config.UserError, match=r"are read as floor, disc, but the network was trained for disc, floor"):
-        cli.evaluate([*argv, "--data.classes", "floor", "disc"])
-    (root / "classes.json").write_text('[{"name": "floor", "isthing": 0}, "disc"]')
-    with pytest.raises(config.UserError, match=r"are read as disc, floor \(stuff\), but"):
+    with pytest.raises(
+        config.UserError, match=r"as floor, disc, sky, but the network was trained for disc, floor, sky"
+    ):
+        cli.evaluate([*argv, "--data.classes", "floor", "disc", "sky"])
+    (root / "classes.json").write_text('[{"name": "floor", "isthing": 0}, "disc", "sky"]')
+    with pytest.raises(config.UserError, match=r"are read as disc, floor \(stuff\), sky, but"):
         cli.evaluate(argv)
-    (root / "classes.json").write_text('["disc", "floor"]')
+    (root / "classes.json").write_text('["disc", "floor", "sky"]')
     cli.evaluate(argv)
 
 

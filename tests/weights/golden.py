@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxseg.weights import imported, names, stored
+
 FOLDER = Path(__file__).parent / "golden"
 
 FILES = {
@@ -44,3 +46,21 @@ def image(size: str) -> np.ndarray:
     """(1, H, W, 3) uint8, "even" or "odd"."""
     with np.load(FOLDER / "images.npz") as arrays:
         return arrays[size]
+
+
+def folded(folder: Path) -> tuple[Path, stored.Weights]:
+    """Keras' MobileNetV2 with its batch norms folded into kernels and biases, as .npz; and as it was."""
+    weights, _ = imported.read(unpack("mobilenet_v2_keras.keras", folder))
+    source = next(source for source in names.SOURCES if source.folded)
+    given, arrays = stored.flat(weights.variables), {}
+    for path in names.convolutions("mobilenet_v2", ()):
+        module = f"encoder/{'/'.join(path)}"
+        scale, bias = (given[f"params/{module}/norm/{part}"] for part in ("scale", "bias"))
+        mean, var = (given[f"batch_stats/{module}/norm/{part}"] for part in ("mean", "var"))
+        slope = scale / np.sqrt(var + weights.settings.conventions.epsilon)
+        name = source.convolution(path)
+        arrays |= {name["kernel"]: given[f"params/{module}/kernel"] * slope, name["bias"]: bias - mean * slope}
+    (last,) = source.classifier
+    arrays |= {last[part]: given[f"params/logits/{part}"] for part in ("kernel", "bias")}
+    np.savez(folder / "folded.npz", **arrays)
+    return folder / "folded.npz", weights
