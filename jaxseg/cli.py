@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from jaxseg import config
-from jaxseg.train import memory
+from jaxseg.train import debug, memory
 
 R = TypeVar("R", bound=config.Run)
 
@@ -26,13 +26,16 @@ class _Parser(argparse.ArgumentParser):
 
 
 def guarded(command: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> NoReturn:
-    """Runs a command and leaves the program: status 0, 2 with one line for what the user must mend, 130 on Ctrl-C."""
+    """Runs a command and leaves the program.
+
+    Status 0; 2 with one line for what the user must mend; 128 and its number after a signal: 130 on Ctrl-C.
+    """
     try:
         status = command(sys.argv[1:] if argv is None else argv) or 0
     except config.UserError as error:
         line = "".join(c if c.isprintable() else "?" for c in " ".join(str(error).split()))
         print(f"jaxseg: {line}", file=sys.stderr)
-        status = 2
+        status = error.status
     except KeyboardInterrupt:
         print(
             "jaxseg: interrupted. Give the command again; training goes on from its last checkpoint.", file=sys.stderr
@@ -72,6 +75,9 @@ def train(argv: Sequence[str]) -> None:
     parser = _Parser("train", description="Trains a network; goes on where DIR holds a run.", add_help=False)
     parser.add_argument("--config", type=Path, help="a file that defines config = Config(...)")
     parser.add_argument("--workdir", type=Path, help="folder of the run")
+    parser.add_argument("--coordinator", default="", help="host:port of process 0, for a run of several processes")
+    parser.add_argument("--processes", type=int, help="how many processes there are")
+    parser.add_argument("--process", type=int, help="which of them this is, from 0")
     parser.add_argument("-h", "--help", action="store_true")
     known, rest = parser.parse_known_args(argv)
     if known.help and known.config is None:
@@ -82,11 +88,16 @@ def train(argv: Sequence[str]) -> None:
         raise config.UserError("--config FILE and --workdir DIR are required. See --help.")
     settings = override(read_config(known.config), [*rest, *(["--help"] if known.help else [])])
     memory.keep()
+    if settings.train.deterministic:
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
+    if settings.train.debug:
+        debug.check_shapes()
     _keep_compiled()
     from jaxseg.apps.train import train as run
     from jaxseg.train import parallel
 
     parallel.prepare_host()
+    parallel.connect(known.coordinator, known.processes, known.process)
     run(settings, known.workdir)
 
 

@@ -11,7 +11,21 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 class UserError(Exception):
-    """Something the user must mend. The message is one line that names the thing and the remedy; exit status 2."""
+    """Something the user must mend. The message is one line that names the thing and the remedy.
+
+    Attributes:
+      status: exit status of the program.
+    """
+
+    status = 2
+
+
+class Stopped(UserError):
+    """A signal ended the program in good order; the message says what was saved."""
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.status = 128 + signal
 
 
 def _check(ok: bool, message: str) -> None:
@@ -304,6 +318,8 @@ class Encoder:
       frozen_stages: first stages of the encoder that stay as they start; stage i ends at the published stride 2**i.
       batch_norm: "synchronized" statistics over all devices, or "frozen" at their initial (imported) values.
       dtype: what convolutions compute in; parameters, losses and grouping are float32 always.
+      remat: compute what is inside the network's blocks again for the gradient instead of storing it: less memory, more
+        time.
       conventions: what the encoder's weights take for granted.
     """
 
@@ -314,6 +330,7 @@ class Encoder:
     frozen_stages: int = 0
     batch_norm: Literal["synchronized", "frozen"] = "synchronized"
     dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: bool = False
     conventions: Conventions = field(default_factory=Conventions)
 
     def __post_init__(self) -> None:
@@ -524,6 +541,13 @@ class Train:
       picture_every: steps between pictures of predictions; 0 for none.
       save_every: steps between checkpoints; the last step is always saved.
       keep: number of latest checkpoints kept.
+      validate_every: steps between measurements on the validation images (panoptic quality; top-1 of a classifier);
+        the best of the states measured is kept beside the latest. 0 for none.
+      accumulate: parts that each device computes its examples in, one after another, to save memory; batch norm
+        normalizes each part by itself.
+      skip: updates in a row whose loss or gradient is not finite that are left out; one more stops the run.
+      deterministic: on a GPU, only operations that give the same bits every time; slower.
+      debug: run on one device and stop at the first operation that makes a NaN or gets a wrong shape; much slower.
     """
 
     steps: int = 10_000
@@ -532,11 +556,21 @@ class Train:
     picture_every: int = 500
     save_every: int = 500
     keep: int = 2
+    validate_every: int = 0
+    accumulate: int = 1
+    skip: int = 0
+    deterministic: bool = False
+    debug: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "log_every", "save_every", "keep"):
+        for name in ("steps", "batch", "log_every", "save_every", "keep", "accumulate"):
             _range(getattr(self, name), f"train.{name}", 1)
-        _range(self.picture_every, "train.picture_every", 0)
+        for name in ("picture_every", "validate_every", "skip"):
+            _range(getattr(self, name), f"train.{name}", 0)
+        _check(
+            self.batch % self.accumulate == 0,
+            f"`train.accumulate` must divide `train.batch` {self.batch}: got {self.accumulate}.",
+        )
 
 
 @dataclass(frozen=True)
@@ -669,9 +703,9 @@ TASKS: dict[str, type[Run]] = {"segmentation": Config, "classification": Classif
 """What a stored config calls its kind."""
 
 MEANING = ("seed", "data", "model", "superpixels", "targets", "losses", "optimizer")
-"""Sections that change what a run is; a run is not resumed with others. Within ``train`` these are steps and batch."""
+"""Sections that change what a run is; a run is not resumed with others. Of train, steps, batch and accumulate do."""
 
-FREE = frozenset({"data.root", "data.cache", "data.workers", "data.colors"})
+FREE = frozenset({"data.root", "data.cache", "data.workers", "data.colors", "model.remat"})
 """Settings inside those sections that may differ all the same: they say where things are and how they look."""
 
 
@@ -692,7 +726,9 @@ def differences(old: Run, new: Run) -> dict[str, tuple[Any, Any]]:
 
 def changes_meaning(name: str) -> bool:
     """Whether another value of this setting makes it another run, so that resuming would mix two."""
-    return name not in FREE and (name.split(".")[0] in MEANING or name in ("train.steps", "train.batch"))
+    return name not in FREE and (
+        name.split(".")[0] in MEANING or name in ("train.steps", "train.batch", "train.accumulate")
+    )
 
 
 def to_json(config: Run) -> str:

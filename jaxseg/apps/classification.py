@@ -1,6 +1,8 @@
 """Training and evaluation of classifiers: ImageNet pretraining of encoders. `train` does what all runs share."""
 
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from rich.progress import track
 from jaxseg import config
 from jaxseg.apps import files, model, report, scores
 from jaxseg.metrics.classification import TopK
-from jaxseg.train import classification, loop, parallel
+from jaxseg.train import classification, loop, parallel, state
 from jaxseg.types import ClassBatch
 
 IMAGES = "training_images.json"
@@ -45,12 +47,21 @@ def job(settings: config.Classification, layout: Any, workdir: Path, resumed: bo
     """
     from jaxseg.data import pictures
 
-    source = pictures.dataset(settings.data, layout).split("train")
-    _require_same(workdir / IMAGES, len(source), resumed)
+    dataset = pictures.dataset(settings.data, layout)
+    source = dataset.split("train")
+    if parallel.lead():
+        _require_same(workdir / IMAGES, len(source), resumed)
     network = model.module(settings, parallel.AXIS)
     task = classification.Recipe(network, model.optimizer(settings, network))
     numbers = classification.numbers(settings.losses.smoothing, settings.optimizer.average)
-    return loop.Job(task, numbers, _batches(settings, source), len(source))
+    return loop.Job(
+        task=task,
+        numbers=numbers,
+        batches=_batches(settings, source),
+        images=len(source),
+        names=_names(settings, source),
+        validation=_validation(settings, dataset),
+    )
 
 
 def _batches(settings: config.Classification, source: Any) -> Callable[[int], Iterator[ClassBatch]]:
@@ -58,7 +69,32 @@ def _batches(settings: config.Classification, source: Any) -> Callable[[int], It
     from jaxseg.data import pipeline
 
     run = settings.train
-    return lambda start: pipeline.class_batches(source, settings.data, run.batch, settings.seed, start, run.steps)
+    return lambda start: pipeline.class_batches(
+        source, settings.data, run.batch, settings.seed, start, run.steps, *parallel.place()
+    )
+
+
+def _names(settings: config.Classification, source: Any) -> Callable[[int], Sequence[str]]:
+    from jaxseg.data import pipeline
+
+    batch = settings.train.batch
+    return lambda step: pipeline.batch_names(source, batch, settings.seed, step, *parallel.place())
+
+
+def _validation(settings: config.Classification, dataset: Any) -> loop.Validation | None:
+    """Top-1 and top-5 of the validation images."""
+    if not settings.train.validate_every or "val" not in dataset.builder.info.splits:
+        return None
+    source, network = dataset.split("val"), model.module(settings)
+
+    def sums(now: state.TrainState, index: int, count: int) -> dict[str, Any]:
+        return dataclasses.asdict(_measured(network, now.variables, source, settings, "", index, count))
+
+    def values(total: Mapping[str, Any]) -> dict[str, float]:
+        found = TopK(**total).compute()
+        return {"top1": found["top1"], "top5": found["top5"]}
+
+    return loop.Validation(sums, values)
 
 
 def _require_same(file: Path, images: int, resumed: bool) -> None:
@@ -88,26 +124,49 @@ def evaluate(workdir: Path, settings: config.Classification, split: str, output:
     Raises:
       UserError: no usable run or data, or a folder that cannot be written.
     """
-    from jaxseg.data import pictures, pipeline
+    from jaxseg.data import pictures
 
     network = model.module(settings)
-    state = model.restored(network, settings, workdir)
+    restored = model.restored(network, settings, workdir)
     source = pictures.dataset(settings.data).split(split)
     files.require_writable(output)
-    variables = jax.device_put(state.variables)
-    predict = jax.jit(lambda images: network.apply(variables, images, False))
-    found = TopK.empty(len(settings.data.classes))
-    examples = pipeline.class_examples(source, settings.data)
-    for images, labels in _grouped(track(examples, f"evaluate {split}", len(source), console=Console(stderr=True))):
-        missing = BATCH - len(images)
-        # The last batch is filled up, so that one program serves all.
-        logits = np.asarray(predict(np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)))))
-        found += TopK.of(logits[: len(images)], labels)
-    metrics = _metrics(found, settings, split, int(state.step))
+    found = _measured(network, restored.variables, source, settings, f"evaluate {split}")
+    metrics = _metrics(found, settings, split, int(restored.step))
     files.write_json(output / "metrics.json", metrics)
     _report(output / "report.html", settings, metrics)
     _show(settings, metrics)
     return metrics
+
+
+def _measured(
+    network: Any,
+    variables: Any,
+    source: Any,
+    settings: config.Classification,
+    title: str,
+    index: int = 0,
+    count: int = 1,
+) -> TopK:
+    """What a classifier makes of a part of the images; beside a bar on stderr where there is a title."""
+    from jaxseg.data import pipeline
+
+    variables = jax.device_put(variables)
+    found = TopK.empty(len(settings.data.classes))
+    examples: Any = pipeline.class_examples(source, settings.data, index, count)
+    if title:
+        examples = track(examples, title, len(source), console=Console(stderr=True))
+    for images, labels in _grouped(examples):
+        missing = BATCH - len(images)
+        # The last batch is filled up, so that one program serves all.
+        logits = np.asarray(_predict(network, variables, np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)))))
+        found += TopK.of(logits[: len(images)], labels)
+    return found
+
+
+@partial(jax.jit, static_argnums=0)
+def _predict(network: Any, variables: Any, images: jax.Array) -> jax.Array:
+    logits: Any = network.apply(variables, images, False)
+    return logits
 
 
 def _grouped(examples: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:

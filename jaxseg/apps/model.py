@@ -165,8 +165,8 @@ def begin(network: Any, settings: config.Run) -> states.TrainState:
     return states.create(network, update, settings.seed, settings.data.crop, average)
 
 
-def restored(network: Any, settings: config.Run, workdir: Path) -> states.TrainState:
-    """The newest state of a run.
+def restored(network: Any, settings: config.Run, workdir: Path, mend: bool = False) -> states.TrainState:
+    """The newest state of a run; ``mend`` puts damaged ones aside, for runs that go on.
 
     Raises:
       UserError: no checkpoint that can be used.
@@ -174,4 +174,4 @@ def restored(network: Any, settings: config.Run, workdir: Path) -> states.TrainS
     # Shapes alone: nothing is computed.
     like = jax.eval_shape(lambda: begin(network, settings))
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        return checkpoints.restore(like)
+        return checkpoints.restore(like, mend)

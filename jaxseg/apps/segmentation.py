@@ -1,14 +1,17 @@
 """Training and data of segmentation; `train` does what all runs share."""
 
+import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxseg import config
-from jaxseg.apps import files, model
+from jaxseg.apps import files, model, scores
+from jaxseg.metrics import Confusion, PanopticQuality, Truth
 from jaxseg.train import loop, parallel, segmentation, state
 from jaxseg.types import Batch
 
@@ -53,8 +56,15 @@ def job(settings: config.Config, layout: Any, workdir: Path, resumed: bool) -> l
     numbers = segmentation.numbers(
         settings.losses, frequencies, settings.superpixels.compactness, clustering, settings.optimizer.average
     )
-    images = len(dataset.records["train"])
-    return loop.Job(task, numbers, _batches(settings, dataset), images, _pictures(settings, dataset))
+    return loop.Job(
+        task=task,
+        numbers=numbers,
+        batches=_batches(settings, dataset),
+        images=len(dataset.records["train"]),
+        names=_names(settings, dataset),
+        pictures=_pictures(settings, dataset),
+        validation=_validation(settings, dataset),
+    )
 
 
 def _opened(settings: config.Config, layout: Any) -> Any:
@@ -76,8 +86,44 @@ def _batches(settings: config.Config, dataset: Any) -> Callable[[int], Iterator[
 
     source, run, size = dataset.split("train"), settings.train, settings.model.size
     return lambda start: pipeline.train_batches(
-        source, settings.data, run.batch, settings.seed, start, run.steps, size=size
+        source, settings.data, run.batch, settings.seed, start, run.steps, *parallel.place(), size=size
     )
+
+
+def _names(settings: config.Config, dataset: Any) -> Callable[[int], Sequence[str]]:
+    from jaxseg.data import pipeline
+
+    source, batch = dataset.split("train"), settings.train.batch
+    return lambda step: pipeline.batch_names(source, batch, settings.seed, step, *parallel.place())
+
+
+def _validation(settings: config.Config, dataset: Any) -> loop.Validation | None:
+    """Panoptic quality and IoU of the validation images, at the size they are stored at."""
+    if not settings.train.validate_every or "val" not in dataset.records:
+        return None
+    from jaxseg.data import pipeline
+
+    source, classes = dataset.split("val"), model.class_list(settings)
+
+    def sums(now: state.TrainState, index: int, count: int) -> dict[str, Any]:
+        variables = jax.device_put(now.variables)
+        trained = model.Model(settings, model.network(settings), variables, int(now.step))
+        quality, confusion = PanopticQuality.empty(len(classes)), Confusion.empty(len(classes))
+        for example in pipeline.val_examples(source, index, count):
+            truth = Truth.of(example.semantic, example.instance, classes)
+            found = jax.device_get(trained(example.image))
+            counts = scores.counts_of(found, truth, example.semantic.shape, classes)
+            quality, confusion = quality + PanopticQuality.of(counts), confusion + Confusion.of_counts(counts)
+        return {"quality": dataclasses.asdict(quality), "confusion": dataclasses.asdict(confusion)}
+
+    def values(total: Mapping[str, Any]) -> dict[str, float]:
+        quality, confusion = PanopticQuality(**total["quality"]), Confusion(**total["confusion"])
+        return {
+            "pq": scores.number(quality.compute(classes)["pq"]) or 0.0,
+            "iou": scores.number(confusion.mean_iou()) or 0.0,
+        }
+
+    return loop.Validation(sums, values)
 
 
 def _frequencies(workdir: Path, dataset: Any, resumed: bool) -> np.ndarray:
@@ -89,8 +135,10 @@ def _frequencies(workdir: Path, dataset: Any, resumed: bool) -> np.ndarray:
 
     stored, classes = workdir / FREQUENCIES, len(dataset.classes)
     held = check.content({"train": dataset.records["train"]})
+    counts = check.class_pixels(dataset.records["train"], classes)
+    if not parallel.lead():
+        return _shares(counts)
     if not (resumed and stored.is_file()):
-        counts = check.class_pixels(dataset.records["train"], classes)
         files.write_json(stored, {"pixels": [int(n) for n in counts], "images": held})
     try:
         values = json.loads(stored.read_text(errors="replace"))
@@ -104,6 +152,10 @@ def _frequencies(workdir: Path, dataset: Any, resumed: bool) -> np.ndarray:
             f"The training images of {dataset.title} changed since {workdir} began. Restore them, or give another "
             f"--workdir; to go on with them all the same, remove {stored}."
         )
+    return _shares(pixels)
+
+
+def _shares(pixels: np.ndarray) -> np.ndarray:
     return (pixels / max(pixels.sum(), 1)).astype(np.float32)
 
 

@@ -4,6 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any, TypeVar
 
+import jax
+import numpy as np
 from rich.console import Console
 
 from jaxseg import config
@@ -29,17 +31,20 @@ def train(settings: config.Run, workdir: Path) -> state.TrainState:
     """
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     _require_encoder(settings)
-    files.require_writable(workdir)
-    before = _stored(workdir)
-    settings, layout = resolved(settings, before)
-    if before is not None:
-        _compare(before, settings, workdir, console)
-    job = _job(settings, layout, workdir, before is not None)
-    files.write_text(workdir / model.CONFIG, config.to_json(settings))
+    parallel.devices_for(settings.train.batch, settings.train.accumulate)
+    before = _shared(workdir)
+    with parallel.lead_first():
+        settings, layout = resolved(settings, before)
+        if before is not None:
+            _compare(before, settings, workdir, console)
+        job = _job(settings, layout, workdir, before is not None)
+        if parallel.lead():
+            files.write_text(workdir / model.CONFIG, config.to_json(settings))
     begin, told = _begin(job.task.network, settings, workdir, before is not None)
-    _announce(console, settings, begin, job.images)
-    if told:
-        console.print(told.text(), markup=False)
+    if parallel.lead():
+        _announce(console, settings, begin, job.images)
+        if told:
+            console.print(told.text(), markup=False)
     rate = state.schedule(settings.optimizer, settings.train.steps)
     return loop.run(settings.train, job, begin, workdir, rate)
 
@@ -87,22 +92,38 @@ def _begin(
     network: Any, settings: config.Run, workdir: Path, resumed: bool
 ) -> tuple[state.TrainState, start.Start | None]:
     """The state to go on from, and what it was started from, where a new run starts from weights."""
+    if not parallel.lead():
+        # What the leading process begins with, whatever this one could read.
+        return parallel.shared(jax.tree.map(np.asarray, model.begin(network, settings))), None
+    told = None
     if resumed:
-        return model.restored(network, settings, workdir), None
-    begin = model.begin(network, settings)
-    if not settings.model.encoder_weights:
-        return begin, None
-    begin, told = start.start(begin, settings.model)
-    start.write(workdir, told)
-    return begin, told
+        begin = model.restored(network, settings, workdir, mend=True)
+    else:
+        begin = model.begin(network, settings)
+        if settings.model.encoder_weights:
+            begin, told = start.start(begin, settings.model)
+            start.write(workdir, told)
+    return parallel.shared(jax.tree.map(np.asarray, begin)), told
 
 
 def _announce(console: Console, settings: config.Run, begin: state.TrainState, images: int) -> None:
-    devices = parallel.devices_for(settings.train.batch)
+    devices = parallel.devices_for(settings.train.batch, settings.train.accumulate)
+    _, processes = parallel.place()
+    hosts = f" in {processes} processes" if processes > 1 else ""
     console.print(
         f"{settings.name}: {state.parameters(begin):,} parameters, {images} training images, "
-        f"{len(devices)} x {devices[0].device_kind}, from step {int(begin.step)} to {settings.train.steps}"
+        f"{len(devices)} x {devices[0].device_kind}{hosts}, from step {int(begin.step)} to {settings.train.steps}"
     )
+
+
+def _shared(workdir: Path) -> config.Run | None:
+    """The config that the leading process finds, in all of them."""
+    before = None
+    if parallel.lead():
+        files.require_writable(workdir)
+        before = _stored(workdir)
+    text = parallel.shared_text(None if before is None else config.to_json(before))
+    return None if text is None else config.from_json(text, str(workdir / model.CONFIG))
 
 
 def _stored(workdir: Path) -> config.Run | None:

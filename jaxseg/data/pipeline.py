@@ -93,34 +93,58 @@ def class_batches(
     return (ClassBatch(image=b["image"], label=b["label"]) for b in read)
 
 
-def class_examples(source: Any, data: Pictures) -> Iterator[tuple[np.ndarray, int]]:
+def batch_names(
+    source: Any, batch_size: int, seed: int, step: int, shard_index: int = 0, shard_count: int = 1
+) -> list[str]:
+    """Names of the examples in one step's batch, in the order of its rows, of either kind of batches.
+
+    Args:
+      source: training examples or pictures.
+      batch_size: rows of a batch, over all shards.
+      seed: of order.
+      step: which batch.
+      shard_index: which shard this is, 0 to shard_count - 1.
+      shard_count: number of shards.
+    """
+    stream = _shuffled(source, seed)
+    rows = _rows(batch_size, shard_index, shard_count)
+    return [stream[step * batch_size + row].name for row in rows]
+
+
+def class_examples(source: Any, data: Pictures, index: int = 0, count: int = 1) -> Iterator[tuple[np.ndarray, int]]:
     """Every picture once as classification is evaluated, and its class, in the order in which they are stored.
 
     Args:
       source: pictures of a split.
       data: settings; crop and margin are read.
+      index: which part of them.
+      count: number of parts.
 
     Returns:
       (height, width, 3) uint8 RGB of size ``data.crop`` and the class id, made ahead in the background.
     """
     import grain
 
-    stream = grain.MapDataset.source(source).map(lambda p: (middle(p.image, data.crop, data.margin), p.label))
+    part = grain.MapDataset.source(source).slice(slice(index, None, count))
+    stream = part.map(lambda p: (middle(p.image, data.crop, data.margin), p.label))
     return iter(stream.to_iter_dataset(grain.ReadOptions(THREADS, 2 * THREADS)))
 
 
-def val_examples(source: Source) -> Iterator[Example]:
+def val_examples(source: Source, index: int = 0, count: int = 1) -> Iterator[Example]:
     """Every example once, at its own size, in the order of their names.
 
     Args:
       source: examples of a split, stored in the order of their names.
+      index: which part of them.
+      count: number of parts.
 
     Returns:
       Examples, read ahead in the background.
     """
     import grain
 
-    return iter(grain.MapDataset.source(source).to_iter_dataset(grain.ReadOptions(THREADS, 2 * THREADS)))
+    part = grain.MapDataset.source(source).slice(slice(index, None, count))
+    return iter(part.to_iter_dataset(grain.ReadOptions(THREADS, 2 * THREADS)))
 
 
 def _rows(batch_size: int, index: int, count: int) -> range:
@@ -137,11 +161,16 @@ def _rows(batch_size: int, index: int, count: int) -> range:
 
 def _stream(source: Any, change: Callable[[Any, np.random.Generator], dict[str, np.ndarray]], seed: int) -> Any:
     """Endless augmented examples by index."""
+    return _shuffled(source, seed).random_map(change)
+
+
+def _shuffled(source: Any, seed: int) -> Any:
+    """Endless examples by index, a new permutation every epoch."""
     import grain
 
     if not len(source):
         raise ValueError("`source` must hold at least one example: got none.")
-    return grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(change)
+    return grain.MapDataset.source(source).seed(seed).shuffle().repeat()
 
 
 def _cropped(picture: Picture, rng: np.random.Generator, data: Pictures) -> dict[str, np.ndarray]:

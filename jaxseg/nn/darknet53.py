@@ -9,7 +9,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxseg.nn.layers import Convolution, Norm, divisible, freeze, stages, standardized
+from jaxseg.nn.layers import Convolution, Norm, divisible, freeze, rematerialized, stages, standardized
 
 CHANNELS = (64, 128, 256, 512, 1024)
 """Output channels of the five stages at width 1."""
@@ -80,6 +80,7 @@ class Darknet53(nn.Module):
       frozen: number of first stages that are neither trained nor normalize with the batch; the stem is of the first.
       norm: batch norm's settings.
       dtype: of the computation.
+      remat: store the blocks' inputs alone for the gradient.
     """
 
     stride: int = 32
@@ -92,6 +93,7 @@ class Darknet53(nn.Module):
     frozen: int = 0
     norm: Norm = Norm()
     dtype: DTypeLike = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images: Float[Array, "b H W 3"], train: bool) -> dict[int, Float[Array, "b _h _w _c"]]:
@@ -118,13 +120,13 @@ class Darknet53(nn.Module):
         x = standardized(images, self.mean, self.std)
         x = conv(divisible(32 * self.width), norm=freeze(self.norm, self.frozen > 0), name="stem")(x, train)
         x = lax.stop_gradient(x) if self.frozen else x  # The decoders may see the features of stride 1.
-        features = {1: x}
+        features, kind = {1: x}, rematerialized(Residual, self.remat)
         for i, (stage, channels, count) in enumerate(zip(plan, CHANNELS, self.blocks, strict=True)):
             norm = freeze(self.norm, i < self.frozen)
             down: Any = partial(conv, divisible(channels * self.width), name=f"down_{i}", norm=norm)
             x = down(stride=stage.stride, dilation=stage.first, published=stage.published)(x, train)
             for j in range(count):
-                block = Residual(stage.rest, self.slope, norm, self.dtype, name=f"block_{i}_{j}")
+                block = kind(stage.rest, self.slope, norm, self.dtype, name=f"block_{i}_{j}")
                 x = block(x, train)
             features[stage.total] = x = lax.stop_gradient(x) if i < self.frozen else x
         return features

@@ -7,7 +7,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxseg.nn.layers import Convolution, Norm, convolution, divisible, normalize, upsample
+from jaxseg.nn.layers import Convolution, Norm, convolution, divisible, normalize, rematerialized, upsample
 
 WIDTHS = (16, 32, 48, 96, 96, 96)
 """Default channels at stride 1, 2, 4, 8, 16 and 32."""
@@ -58,6 +58,7 @@ class Decoder(nn.Module):
       bias: initial bias of the prediction.
       norm: batch norm's settings.
       dtype: of the computation up to the last layer.
+      remat: store the layers' inputs alone for the gradient.
 
     References:
       Milioto et al., ICRA 2019, section III-A.
@@ -71,6 +72,7 @@ class Decoder(nn.Module):
     bias: float = 0.0
     norm: Norm = Norm()
     dtype: DTypeLike = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, features: dict[int, Float[Array, "b _h _w _c"]], train: bool) -> Float[Array, "b h w o"]:
@@ -91,7 +93,7 @@ class Decoder(nn.Module):
             x = self._refine(x, reached, train)
         while reached > self.stride:
             reached //= 2
-            merge = Merge(self._width(reached), name=f"squash_{reached}", **settings)
+            merge = rematerialized(Merge, self.remat)(self._width(reached), name=f"squash_{reached}", **settings)
             x = self._refine(merge(x, features.get(reached), train), reached, train)
         kernel = nn.initializers.variance_scaling(self.scale**2, "fan_in", "truncated_normal")
         bias = nn.initializers.constant(self.bias)
@@ -101,7 +103,8 @@ class Decoder(nn.Module):
         return divisible(self.widths[stride.bit_length() - 1] * self.width)
 
     def _refine(self, x: Array, stride: int, train: bool) -> Array:
+        kind = rematerialized(Convolution, self.remat)
         for i in range(2):
             name = f"refine_{stride}_{i}"
-            x = Convolution(x.shape[-1], 3, norm=self.norm, dtype=self.dtype, name=name)(x, train)
+            x = kind(x.shape[-1], 3, norm=self.norm, dtype=self.dtype, name=name)(x, train)
         return x

@@ -5,9 +5,10 @@ the computation runs in the ``dtype`` of the module.
 """
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +40,19 @@ class Norm:
 def freeze(norm: Norm, frozen: bool) -> Norm:
     """The same settings, with the running statistics frozen if so asked."""
     return dataclasses.replace(norm, frozen=True) if frozen else norm
+
+
+def rematerialized(block: Any, remat: bool) -> Any:
+    """A block's class, called with (x, train) or (x, skip, train); with ``remat`` one that keeps its inputs alone.
+
+    What is inside is computed again when the gradient asks for it.
+
+    Args:
+      block: class of modules; its last argument, train, is static.
+      remat: whether to.
+    """
+    last = len(inspect.signature(block.__call__).parameters) - 1
+    return nn.remat(block, static_argnums=(last,)) if remat else block
 
 
 def divisible(channels: float | int, divisor: int = 8) -> int:

@@ -9,7 +9,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxseg.nn.layers import Convolution, Norm, divisible, freeze, stages, standardized
+from jaxseg.nn.layers import Convolution, Norm, divisible, freeze, rematerialized, stages, standardized
 
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 """Expansion t, output channels c, repeats n and first stride s of each stage."""
@@ -78,6 +78,7 @@ class MobileNetV2(nn.Module):
       head: end with the 1x1 convolution to 1280 channels that classification uses, in place of the last features.
       norm: batch norm's settings.
       dtype: of the computation.
+      remat: store the blocks' inputs alone for the gradient.
     """
 
     stride: int = 32
@@ -89,6 +90,7 @@ class MobileNetV2(nn.Module):
     head: bool = False
     norm: Norm = Norm()
     dtype: DTypeLike = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images: Float[Array, "b H W 3"], train: bool) -> dict[int, Float[Array, "b _h _w _c"]]:
@@ -109,10 +111,10 @@ class MobileNetV2(nn.Module):
         norm = freeze(self.norm, self.frozen > 0)
         x = standardized(images, self.mean, self.std)
         x = conv(divisible(32 * self.width), 3, stem.stride, norm=norm, name="features_0")(x, train)
-        features = {}
+        features, kind = {}, rematerialized(InvertedResidual, self.remat)
         for (t, c, n, s), stage, number, first in zip(STAGES, plan, NUMBERS, FIRST, strict=True):
             norm = freeze(self.norm, number <= self.frozen)
-            block: Any = partial(InvertedResidual, divisible(c * self.width), t, norm=norm, dtype=self.dtype)
+            block: Any = partial(kind, divisible(c * self.width), t, norm=norm, dtype=self.dtype)
             opening = partial(block, stage.stride, stage.first, self.padding, stage.published, residual=s == 1)
             x = opening(name=f"features_{first}")(x, train)
             for i in range(first + 1, first + n):

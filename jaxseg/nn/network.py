@@ -78,6 +78,7 @@ class Network(nn.Module):
       coordinates: pixels per embedding unit of the position that is added to the first two dimensions; 0 adds nothing.
       norm: batch norm's settings of the decoders.
       dtype: of the decoders' computation; outputs are float32.
+      remat: store the inputs of the decoders' layers alone for the gradient.
 
     References:
       Milioto et al., ICRA 2019, section III-A.
@@ -95,6 +96,7 @@ class Network(nn.Module):
     coordinates: float = 0.0
     norm: Norm = Norm()
     dtype: DTypeLike = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images: UInt8[Array, "b H W 3"] | Float[Array, "b H W 3"], train: bool) -> Outputs:
@@ -120,6 +122,7 @@ class Network(nn.Module):
             "width": self.width,
             "norm": self.norm,
             "dtype": self.dtype,
+            "remat": self.remat,
         }
         bias = -math.log((1.0 - self.prior) / self.prior)
         semantic = Decoder(self.classes, name="semantic", **settings)(features, train)
@@ -152,6 +155,7 @@ def encoder_from_config(settings: config.Encoder, axis_name: str | None = None, 
         "mean": taken.mean,
         "std": taken.std,
         "frozen": settings.frozen_stages,
+        "remat": settings.remat,
         "padding": "" if taken.padding == config.Conventions().padding else taken.padding,
         "slope": 0 if taken.slope == config.Conventions().slope else taken.slope,
     }
@@ -200,6 +204,7 @@ def from_config(settings: config.Model, classes: int, superpixel: int, axis_name
         coordinates=settings.coordinates,
         norm=norm(settings, axis_name),
         dtype=jnp.dtype(settings.dtype),
+        remat=settings.remat,
     )
 
 

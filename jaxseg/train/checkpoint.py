@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,27 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
 from absl import logging
+from orbax.checkpoint import checkpoint_managers as policies
 
 from jaxseg import config
 from jaxseg.train.state import TrainState
 
 FOLDER = "checkpoints"
 
+ASIDE = "damaged"
+"""Folder beside it for checkpoints that cannot be read."""
+
+BEST = "best"
+"""Name of the measure that the best checkpoint has most of."""
+
 ITEM = "default"
 """Orbax's name for the only thing that a checkpoint holds."""
 
 
 class Checkpoints:
-    """The checkpoints of a work directory; saving goes on in the background.
+    """The checkpoints of a work directory; saving goes on in the background, and what is there is complete.
+
+    The latest few are kept, and the best of those that were measured.
 
     Args:
       workdir: the run's folder.
@@ -32,54 +42,124 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, keep: int = 2, read_only: bool = False) -> None:
         self._path = workdir.absolute() / FOLDER
+        # Only the leading process saves and restores, so no other one is to be waited for.
+        lone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
+        kept = policies.AnyPreservationPolicy(
+            [
+                policies.LatestN(keep),
+                policies.BestN(get_metric_fn=lambda m: m[BEST], n=1, keep_checkpoints_without_metrics=False),
+            ]
+        )
         if read_only:
-            options = ocp.CheckpointManagerOptions(create=False, read_only=True, save_interval_steps=0)
+            options = ocp.CheckpointManagerOptions(
+                create=False, read_only=True, save_interval_steps=0, multiprocessing_options=lone
+            )
         else:
-            options = ocp.CheckpointManagerOptions(max_to_keep=keep)
+            _require_folder(self._path)
+            options = ocp.CheckpointManagerOptions(
+                preservation_policy=kept, cleanup_tmp_directories=True, multiprocessing_options=lone, create=False
+            )
         with _quiet():
             self._manager = ocp.CheckpointManager(
-                self._path, options=options, item_handlers=ocp.StandardCheckpointHandler()
+                self._path, options=options, item_handlers=ocp.StandardCheckpointHandler(multiprocessing_options=lone)
             )
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._manager.close()
+        with self._written():
+            self._manager.close()
 
     def latest(self) -> int | None:
         """Step of the newest complete checkpoint."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState) -> None:
-        """Starts saving a state of host arrays; returns once they are copied."""
-        self._manager.save(int(state.step), args=ocp.args.StandardSave(_plain(state)))
+    def save(self, state: TrainState, measured: float | None = None) -> None:
+        """Starts saving a state of host arrays; returns once they are copied.
 
-    def restore(self, like: TrainState) -> TrainState:
+        Args:
+          state: unreplicated.
+          measured: how good it is; None where that was not measured.
+
+        Raises:
+          UserError: this or the save before could not be written.
+        """
+        metrics = None if measured is None else {BEST: float(measured)}
+        with self._written():
+            self._manager.save(int(state.step), args=ocp.args.StandardSave(_plain(state)), metrics=metrics, force=True)
+
+    def check(self) -> None:
+        """Raises what went wrong in the background.
+
+        Raises:
+          UserError: a checkpoint could not be written.
+        """
+        with self._written():
+            self._manager.check_for_errors()
+
+    def restore(self, like: TrainState, mend: bool = False) -> TrainState:
         """The newest state.
 
         Args:
           like: a state of the same network and optimizer.
+          mend: where the newest is damaged, put it aside with a warning on stderr and take the one before.
 
         Raises:
-          UserError: no checkpoint, one of another network, or a damaged one.
+          UserError: no checkpoint, one of another network, or a damaged one that is not to be put aside.
         """
-        step = self.latest()
-        if step is None:
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        if not steps:
             raise config.UserError(
                 f"{self._path} holds no checkpoint. Train first: python train.py --config ... --workdir ..."
             )
+        damaged: list[_Damaged] = []
+        for step in steps:
+            try:
+                found = self._restored(step, like)
+            except _Damaged as error:
+                if not mend:
+                    raise config.UserError(f"{error} Remove that folder to go on from an earlier one.") from error
+                damaged.append(error)
+                continue
+            for unread in damaged:
+                self._put_aside(unread, step)
+            return found
+        raise config.UserError(f"{damaged[0]} No other one is whole. Train again in another --workdir.")
+
+    def _restored(self, step: int, like: TrainState) -> TrainState:
         wanted = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), _plain(like))
-        with _damaged(self._path / str(step)):
+        with _damaged(self._path, step):
             _read_through(self._path / str(step) / ITEM)
         self._compare(step, wanted)
-        with _damaged(self._path / str(step)):
+        with _damaged(self._path, step):
             found = self._manager.restore(step, args=ocp.args.StandardRestore(wanted))
         return TrainState(**{"average": {}} | {name: found[name] for name in wanted})
 
+    def _put_aside(self, error: "_Damaged", step: int) -> None:
+        aside = self._path.with_name(ASIDE)
+        aside.mkdir(exist_ok=True)
+        target = aside / f"{error.step}_{len(list(aside.iterdir()))}"
+        (self._path / str(error.step)).rename(target)
+        print(f"jaxseg: {error} It is in {target} now, and step {step} is used instead.", file=sys.stderr)
+
+    @contextlib.contextmanager
+    def _written(self) -> Iterator[None]:
+        """Turns what the disk says into one line, and removes what was half written."""
+        try:
+            yield
+        except Exception as error:  # From orbax's threads come errors of every kind.
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            steps = [int(p.name) for p in self._path.iterdir() if p.name.isdigit()] if self._path.is_dir() else []
+            earlier = f"step {max(steps)} is whole" if steps else "there is no earlier one"
+            raise config.UserError(
+                f"A checkpoint cannot be written to {self._path}: {reason}; {earlier}. "
+                "Make room there; the same command goes on."
+            ) from error
+
     def _compare(self, step: int, wanted: dict[str, Any]) -> None:
         """Names the first array that this network has and the checkpoint has not, or with another shape."""
-        with _damaged(self._path / str(step)):
+        with _damaged(self._path, step):
             metadata = self._manager.item_metadata(step)
             tree = getattr(metadata, "tree", metadata)
             saved = {_name(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
@@ -125,12 +205,25 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
+class _Damaged(Exception):
+    """A checkpoint that cannot be read."""
+
+    def __init__(self, path: Path, step: int, reason: str) -> None:
+        super().__init__(f"Checkpoint {path / str(step)} cannot be read: {reason}.")
+        self.step = step
+
+
 @contextlib.contextmanager
-def _damaged(path: Path) -> Iterator[None]:
+def _damaged(path: Path, step: int) -> Iterator[None]:
     try:
         yield
     except Exception as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise config.UserError(
-            f"checkpoint {path} cannot be read: {reason}. Remove that folder to go on from an earlier one."
-        ) from error
+        raise _Damaged(path, step, reason.rstrip(".")) from error
+
+
+def _require_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise config.UserError(f"{path} cannot be created: {error.strerror}. Choose another --workdir.") from error

@@ -1,10 +1,11 @@
-"""Data parallelism: the only file that knows devices.
+"""Data parallelism: the only file that knows devices and processes.
 
-`jax.pmap` maps the per-device step over all devices; whatever replaces it one day replaces it here.
+`jax.pmap` maps the per-device step over the devices of all processes; whatever replaces it one day replaces it here.
 """
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -15,6 +16,12 @@ from jaxseg.train.step import Numbers, Task, step
 
 AXIS = "devices"
 """Name of the mapped axis; batch normalisation reduces over it too."""
+
+HEARTBEAT = 20
+"""Seconds after which a process that is no longer heard of is lost, and the others end."""
+
+LAUNCHERS = {"SLURM_NTASKS": "Slurm", "OMPI_COMM_WORLD_SIZE": "Open MPI"}
+"""Environment variables in which a launcher tells each process how many there are."""
 
 
 def prepare_host() -> None:
@@ -29,46 +36,211 @@ def prepare_host() -> None:
         jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
 
 
-def devices_for(batch: int) -> list[jax.Device]:
-    """This host's devices, all of which get an equal part of the batch.
+def connect(coordinator: str = "", processes: int | None = None, process: int | None = None) -> None:
+    """Joins the processes of a run; does nothing where there is only one. Call before any other use of JAX.
+
+    Without arguments the cluster says what they are: Slurm, Open MPI, a TPU pod or Kubernetes, as `jax.distributed`
+    finds them.
+
+    Args:
+      coordinator: "host:port" of process 0, where all can reach it.
+      processes: how many there are.
+      process: which one this is, from 0.
+
+    Raises:
+      UserError: some arguments are missing, or the processes do not find one another.
+    """
+    given = (bool(coordinator), processes is not None, process is not None)
+    if any(given) and not all(given):
+        raise config.UserError(
+            "--coordinator HOST:PORT, --processes N and --process I go together. Give all three to each process."
+        )
+    if not any(given) and not managed():
+        return
+    try:
+        jax.distributed.initialize(
+            coordinator or None,
+            processes,
+            process,
+            heartbeat_timeout_seconds=HEARTBEAT,
+            shutdown_timeout_seconds=HEARTBEAT,
+        )
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise config.UserError(
+            f"The processes of this run do not find one another: {reason} "
+            "Check --coordinator, --processes and --process."
+        ) from error
+
+
+def managed() -> bool:
+    """Whether a cluster started this process as one of several."""
+    if any(int(os.environ.get(name, "1")) > 1 for name in LAUNCHERS):
+        return True
+    hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
+    return len(hosts) > 1 or ("KUBERNETES_SERVICE_HOST" in os.environ and "JOB_COMPLETION_INDEX" in os.environ)
+
+
+def lead() -> bool:
+    """Whether this process is the one that writes."""
+    return jax.process_index() == 0
+
+
+def place() -> tuple[int, int]:
+    """Which process this is, and how many there are."""
+    return jax.process_index(), jax.process_count()
+
+
+def alone() -> bool:
+    """Whether there is no other process."""
+    return jax.process_count() == 1
+
+
+def shared(tree: Any) -> Any:
+    """The leading process' arrays in every process; each gives arrays of the same shapes and dtypes."""
+    if alone():
+        return tree
+    from jax.experimental import multihost_utils
+
+    return jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(tree))
+
+
+def shared_text(text: str | None) -> str | None:
+    """The leading process' text in every process."""
+    if alone():
+        return text
+    content = np.frombuffer((text or "").encode(), np.uint8)
+    size = int(shared(np.asarray(-1 if text is None else len(content), np.int32)))
+    if size < 0:
+        return None
+    return shared(content if lead() else np.zeros(size, np.uint8)).tobytes().decode()
+
+
+def total(tree: Any) -> Any:
+    """Sums of every process' host arrays, in all of them."""
+    if alone():
+        return tree
+    from jax.experimental import multihost_utils
+
+    return jax.tree.map(lambda x: np.asarray(x).sum(0), multihost_utils.process_allgather(tree))
+
+
+@contextlib.contextmanager
+def lead_first() -> Iterator[None]:
+    """The leading process goes first, so that what it leaves on a shared disk is there for the others."""
+    if not lead():
+        shared(np.zeros(()))
+    yield
+    if lead():
+        shared(np.zeros(()))
+
+
+@contextlib.contextmanager
+def together(step: Callable[[], int]) -> Iterator[None]:
+    """Turns the loss of another process into one line.
+
+    Args:
+      step: of the last checkpoint.
+
+    Raises:
+      UserError: another process ended or cannot be reached.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if alone():
+            raise
+        reason = str(error).splitlines()[0][:200]
+        raise config.UserError(
+            f"Another process of this run ended or cannot be reached: {reason} "
+            f"Start all of them again; they go on from step {step()}."
+        ) from error
+
+
+def devices_for(batch: int, accumulate: int = 1) -> list[jax.Device]:
+    """The devices of all processes, each of which gets an equal part of the batch.
 
     Args:
       batch: examples in an update.
+      accumulate: parts that each device computes its examples in.
 
     Raises:
-      UserError: the devices do not divide the batch (on CPU: fewer cores are used instead).
+      UserError: the devices do not divide the batch (on CPU: fewer cores are used instead, as many in each process).
     """
-    devices = jax.local_devices()
-    if devices[0].platform == "cpu":
-        return devices[: max(n for n in range(1, len(devices) + 1) if batch % n == 0)]
-    total = jax.device_count()
-    if batch % total:
-        low = batch - batch % total
-        sizes = " or ".join(str(size) for size in (low, low + total) if size)
-        raise config.UserError(f"`train.batch` {batch} is not divided by {total} devices. Choose {sizes}.")
-    return devices
+    here, everywhere, processes = jax.local_devices(), jax.devices(), jax.process_count()
+    if here[0].platform == "cpu" and batch % (processes * accumulate) == 0:
+        count = max(n for n in range(1, len(here) + 1) if batch % (n * processes * accumulate) == 0)
+        chosen: list[jax.Device] = []
+        for process in range(processes):
+            chosen += [d for d in everywhere if d.process_index == process][:count]
+        return chosen
+    parts = len(everywhere) * accumulate
+    if batch % parts:
+        low = batch - batch % parts
+        sizes = " or ".join(str(size) for size in (low, low + parts) if size)
+        times = f" times {accumulate} parts" if accumulate > 1 else ""
+        raise config.UserError(
+            f"`train.batch` {batch} is not divided by {len(everywhere)} devices{times}. Choose {sizes}."
+        )
+    return everywhere
 
 
 def replicate(tree: Any, devices: list[jax.Device]) -> Any:
-    """A copy of every array for each device, along a new leading axis; `train_step` places them."""
-    return jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (len(devices), *np.shape(x))), tree)
+    """A copy of every array for each device of this process, along a new leading axis; `train_step` places them."""
+    here = len(_here(devices))
+    return jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (here, *np.shape(x))), tree)
 
 
 def unreplicate(tree: Any) -> Any:
     """The first device's copy, as host arrays: what is saved."""
-    return jax.tree.map(lambda x: np.asarray(x[0]), tree)
+    return jax.tree.map(first, tree)
+
+
+def first(array: Any) -> np.ndarray:
+    """The first device's part of a mapped array, on the host."""
+    return np.asarray(array[0] if isinstance(array, np.ndarray) else array.addressable_data(0)[0])
 
 
 def shard(batch: Any, devices: list[jax.Device]) -> Any:
-    """Splits a host batch evenly along its first axis, one part a device; `train_step` places them."""
-    return jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[1:]), batch)
+    """Splits this process' rows evenly along their first axis, one part a device; `train_step` places them."""
+    here = len(_here(devices))
+    return jax.tree.map(lambda x: x.reshape(here, -1, *x.shape[1:]), batch)
 
 
-def train_step(task: Task, devices: list[jax.Device]) -> Callable:
-    """The update mapped over devices: (replicated state, sharded batch, numbers) -> (state, scalars of each device)."""
-    mapped = task.on(AXIS)
+def _here(devices: list[jax.Device]) -> list[jax.Device]:
+    return [d for d in devices if d.process_index == jax.process_index()]
 
-    def per_device(state: Any, batch: Any, numbers: Numbers) -> Any:
-        return step(state, batch, numbers, mapped)
 
-    return jax.pmap(per_device, axis_name=AXIS, in_axes=(0, 0, None), donate_argnums=(0,), devices=devices)
+def train_step(task: Task, devices: list[jax.Device], accumulate: int = 1) -> Callable:
+    """The update mapped over devices.
+
+    Args:
+      task: static parts of the step.
+      devices: of all processes.
+      accumulate: parts that each device computes its examples in.
+
+    Returns:
+      (replicated state, sharded batch, numbers, whether this process is to stop) -> (state, scalars of each device);
+      the scalar "stop" is how many devices belong to a process that is to.
+    """
+    mapped, here = task.on(AXIS), len(_here(devices))
+
+    def per_device(state: Any, batch: Any, numbers: Numbers, stop: Any) -> Any:
+        after, scalars = step(state, batch, numbers, mapped, accumulate)
+        return after, scalars | {"stop": jax.lax.psum(stop, AXIS)}
+
+    given = None if alone() and len(devices) == len(jax.devices()) else devices
+    update = jax.pmap(per_device, axis_name=AXIS, in_axes=(0, 0, None, 0), donate_argnums=(0,), devices=given)
+    return lambda state, batch, numbers, stop=False: update(state, batch, numbers, np.full(here, stop, np.int32))
+
+
+def debug_step(task: Task, accumulate: int = 1) -> tuple[list[jax.Device], Callable]:
+    """One device, and the update on it as `train_step` gives it, whose operations `debug` can run one at a time."""
+    mapped, devices = task.on(AXIS), jax.local_devices()[:1]
+
+    def per_device(state: Any, batch: Any, numbers: Numbers, stop: Any) -> Any:
+        after, scalars = step(state, batch, numbers, mapped, accumulate)
+        return after, scalars | {"stop": stop}
+
+    update = jax.jit(jax.vmap(per_device, in_axes=(0, 0, None, 0), axis_name=AXIS))
+    return devices, lambda state, batch, numbers, stop=False: update(state, batch, numbers, np.full(1, stop, np.int32))

@@ -27,6 +27,8 @@ class TrainState:
       batch_stats: running statistics of batch normalisation, float32.
       opt_state: of the optimizer.
       average: moving average of params and batch_stats, as a dict of both; empty where none is kept.
+      skipped: updates that were left out, because their loss or gradient was not finite; their steps count.
+      in_a_row: how many of these came last, one after another.
     """
 
     step: Int[Array, "*d"]
@@ -34,6 +36,8 @@ class TrainState:
     batch_stats: Any
     opt_state: Any
     average: Any
+    skipped: Int[Array, "*d"]
+    in_a_row: Int[Array, "*d"]
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -111,7 +115,8 @@ def create(
         variables = network.init(key, jnp.zeros((1, *size, 3)), train=False)
         params, stats = variables["params"], variables.get("batch_stats", {})
         kept = {"params": params, "batch_stats": stats} if average else {}
-        return TrainState(jnp.zeros((), jnp.int32), params, stats, update.init(params), kept)
+        none = jnp.zeros((), jnp.int32)
+        return TrainState(none, params, stats, update.init(params), kept, none, none)
 
     return jax.jit(build)(jax.random.key(seed))
 

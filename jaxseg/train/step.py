@@ -1,12 +1,14 @@
 """One update on one device, whatever is learnt: a batch in, new state and scalars out."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxseg.losses import total
 from jaxseg.train import state as states
@@ -35,11 +37,13 @@ class Numbers(NamedTuple):
       weights: of each loss term, by name.
       hyper: constants of the task.
       average: decay of the moving average, for states that keep one.
+      limit: updates in a row without a finite loss and gradient that may be skipped before all stops.
     """
 
     weights: Mapping[str, Float[Array, ""] | float]
     hyper: Any
     average: Float[Array, ""] | float = 0.0
+    limit: Int[Array, ""] | int = 0
 
 
 class Task(Protocol):
@@ -67,32 +71,33 @@ class Task(Protocol):
         """Loss terms of a batch."""
 
 
-def step(state: TrainState, batch: Any, numbers: Numbers, task: Task) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+def step(
+    state: TrainState, batch: Any, numbers: Numbers, task: Task, accumulate: int = 1
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """One update; pure.
 
     Every loss is the global sum divided by the global count, so that N devices with B images each do what one device
-    does with N B images.
+    does with N B images, all at once or in parts. An update whose loss or gradient is not finite changes nothing but
+    the counters; once more than `Numbers.limit` came in a row, no later one changes anything either.
 
     Args:
       state: before the update.
       batch: this device's examples.
       numbers: traced weights and constants.
       task: static parts.
+      accumulate: parts that the examples are computed in, one after another, which takes less memory; divides their
+        number. Batch norm normalizes each part by itself (over all devices) and moves its statistics after each.
 
     Returns:
-      The new state, and global scalars: "loss", each term by its name, "gradient_norm", and what the task measures.
+      The new state, and global scalars: "loss", each term by its name, "gradient_norm", "skipped" and "in_a_row" of
+      the new state, and what the task measures.
     """
-    axis_name, truth = task.axis_name, task.prepare(batch, numbers)
-
-    def loss(params: Any) -> tuple[Float[Array, ""], tuple]:
-        sums, stats, measured = task.evaluate(params, state.batch_stats, batch, truth, numbers)
-        counts = _psum({name: s.count for name, s in sums.items()}, axis_name)
-        share = {name: Sum(s.total, jax.lax.stop_gradient(counts[name])) for name, s in sums.items()}
-        value, means = total.combine(share, numbers.weights)
-        return value, (means | {"loss": value}, stats, measured)
-
-    gradients, (scalars, stats, measured) = jax.grad(loss, has_aux=True)(state.params)
-    gradients, scalars, measured = _psum((gradients, scalars, measured), axis_name)
+    if accumulate == 1:
+        truth = task.prepare(batch, numbers)
+        gradients, (scalars, stats, measured) = _gradient(state, state.batch_stats, batch, truth, numbers, task)
+    else:
+        gradients, (scalars, stats, measured) = _accumulated(state, batch, numbers, task, accumulate)
+    gradients, scalars, measured = _psum((gradients, scalars, measured), task.axis_name)
     scalars |= {name: _logged(value) for name, value in measured.items()}
     scalars |= {"gradient_norm": optax.tree.norm(gradients)}
     updates, opt_state = task.update.update(gradients, state.opt_state, state.params)
@@ -100,7 +105,74 @@ def step(state: TrainState, batch: Any, numbers: Numbers, task: Task) -> tuple[T
     average = state.average
     if average:
         average = states.averaged(average, {"params": params, "batch_stats": stats}, numbers.average, state.step)
-    return TrainState(state.step + 1, params, stats, opt_state, average), scalars
+    after = dataclasses.replace(state, params=params, batch_stats=stats, opt_state=opt_state, average=average)
+    finite = jnp.isfinite(scalars["loss"]) & jnp.isfinite(scalars["gradient_norm"])
+    after = _guarded(state, after, finite, numbers.limit)
+    return after, scalars | {"skipped": after.skipped, "in_a_row": after.in_a_row}
+
+
+def _gradient(
+    state: TrainState,
+    stats: Any,
+    batch: Any,
+    truth: Any,
+    numbers: Numbers,
+    task: Task,
+    counts: Mapping[str, Array] | None = None,
+) -> tuple[Any, tuple]:
+    """This device's part of the gradient; with it the scalars, the statistics, and what the task measures.
+
+    ``counts`` are the divisors of the terms; None for those of these examples on all devices.
+    """
+
+    def loss(params: Any) -> tuple[Float[Array, ""], tuple]:
+        sums, changed, measured = task.evaluate(params, stats, batch, truth, numbers)
+        known = _psum({name: s.count for name, s in sums.items()}, task.axis_name) if counts is None else counts
+        share = {name: Sum(s.total, jax.lax.stop_gradient(known[name])) for name, s in sums.items()}
+        value, means = total.combine(share, numbers.weights)
+        return value, (means | {"loss": value}, changed, measured)
+
+    return jax.grad(loss, has_aux=True)(state.params)
+
+
+def _accumulated(state: TrainState, batch: Any, numbers: Numbers, task: Task, parts: int) -> tuple[Any, tuple]:
+    """The same, of examples computed in parts.
+
+    The divisors are counted first. No network runs for that unless a term's count depends on its outputs: what nothing
+    depends on is not compiled.
+    """
+    split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
+    truths = jax.lax.map(lambda part: task.prepare(part, numbers), split)
+
+    def count(both: tuple[Any, Any]) -> dict[str, Array]:
+        sums = task.evaluate(state.params, state.batch_stats, *both, numbers).sums
+        return {name: s.count for name, s in sums.items()}
+
+    counted = jax.lax.map(count, (split, truths))
+    counts = _psum(_summed(counted), task.axis_name)
+
+    def add(before: tuple[Any, Any], both: tuple[Any, Any]) -> tuple[tuple[Any, Any], tuple]:
+        gradients, stats = before
+        more, (scalars, stats, measured) = _gradient(state, stats, *both, numbers, task, counts)
+        return (jax.tree.map(jnp.add, gradients, more), stats), (scalars, measured)
+
+    zeros = jax.tree.map(jnp.zeros_like, state.params)
+    (gradients, stats), (scalars, measured) = jax.lax.scan(add, (zeros, state.batch_stats), (split, truths))
+    return gradients, (_summed(scalars), stats, _summed(measured))
+
+
+def _guarded(before: TrainState, after: TrainState, finite: Array, limit: Array | int) -> TrainState:
+    """The state after an update, or the one before where that update must not count."""
+    running = before.in_a_row <= limit
+    kept = jax.tree.map(lambda new, old: jnp.where(finite & running, new, old), after, before)
+    row = jnp.where(running, jnp.where(finite, 0, before.in_a_row + 1), before.in_a_row)
+    skipped = before.skipped + (running & ~finite).astype(jnp.int32)
+    return dataclasses.replace(kept, step=before.step + running.astype(jnp.int32), skipped=skipped, in_a_row=row)
+
+
+def _summed(tree: Any) -> Any:
+    """Sums over the parts."""
+    return jax.tree.map(lambda x: x.sum(0), tree)
 
 
 def _logged(value: Sum | Array) -> Array:
