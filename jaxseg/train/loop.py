@@ -1,6 +1,7 @@
 """The loop around the step: data in, scalars and pictures to TensorBoard, checkpoints out."""
 
 import contextlib
+import logging
 import math
 import signal
 import time
@@ -183,6 +184,8 @@ class _Record:
         if parallel.lead():
             from tensorboardX import SummaryWriter
 
+            # That a scalar is not finite is told with step and term; the writer's own lines say neither.
+            logging.getLogger("tensorboardX.x2num").setLevel(logging.ERROR)
             self._checkpoints = self._stack.enter_context(Checkpoints(self._workdir, self._settings.keep))
             self._writer = SummaryWriter(str(self._workdir / "tensorboard"), purge_step=self._start or None)
             self._stack.callback(self._writer.close)
