@@ -107,7 +107,9 @@ def _begin(
 
 
 def _announce(console: Console, settings: config.Run, begin: state.TrainState, images: int) -> None:
-    devices = parallel.devices_for(settings.train.batch, settings.train.accumulate)[: 1 if settings.train.debug else None]
+    devices = parallel.devices_for(settings.train.batch, settings.train.accumulate)[
+        : 1 if settings.train.debug else None
+    ]
     _, processes = parallel.place()
     hosts = f" in {processes} processes" if processes > 1 else ""
     console.print(

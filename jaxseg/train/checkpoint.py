@@ -2,8 +2,13 @@
 
 import contextlib
 import dataclasses
+import errno
+import os
+import shutil
 import sys
+import zlib
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +29,15 @@ ASIDE = "damaged"
 
 BEST = "best"
 """Name of the measure that the best checkpoint has most of."""
+
+UNFINISHED = ".orbax-checkpoint-tmp"
+"""What names of checkpoints that are being written hold."""
+
+OVERHEAD = 2**20
+"""Bytes that a checkpoint takes beside its arrays, at most."""
+
+CHECKSUMS = "checksums"
+"""Name of the array of the others' checksums; below orbax, arrays are stored without."""
 
 ITEM = "default"
 """Orbax's name for the only thing that a checkpoint holds."""
@@ -57,9 +71,17 @@ class Checkpoints:
         else:
             _require_folder(self._path)
             options = ocp.CheckpointManagerOptions(
-                preservation_policy=kept, cleanup_tmp_directories=True, multiprocessing_options=lone, create=False
+                preservation_policy=kept,
+                cleanup_tmp_directories=True,
+                multiprocessing_options=lone,
+                create=False,
+                enable_async_checkpointing=False,
             )
-        with _quiet():
+        # One thread of ours saves, one state after another. Orbax's own way of saving in the background has threads of
+        # its own wait for a folder that could not be made, ten minutes long, and print what each of them meets.
+        self._thread = ThreadPoolExecutor(1, "checkpoints")
+        self._saving: Future[None] | None = None
+        with _quiet(), self._written():
             self._manager = ocp.CheckpointManager(
                 self._path, options=options, item_handlers=ocp.StandardCheckpointHandler(multiprocessing_options=lone)
             )
@@ -68,7 +90,10 @@ class Checkpoints:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._written():
+        try:
+            self._wait()
+        finally:
+            self._thread.shutdown()
             self._manager.close()
 
     def latest(self) -> int | None:
@@ -76,18 +101,17 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, state: TrainState, measured: float | None = None) -> None:
-        """Starts saving a state of host arrays; returns once they are copied.
+        """Saves a state in the background, once the save before has ended.
 
         Args:
-          state: unreplicated.
+          state: unreplicated host arrays that stay as they are.
           measured: how good it is; None where that was not measured.
 
         Raises:
-          UserError: this or the save before could not be written.
+          UserError: the save before could not be written.
         """
-        metrics = None if measured is None else {BEST: float(measured)}
-        with self._written():
-            self._manager.save(int(state.step), args=ocp.args.StandardSave(_plain(state)), metrics=metrics, force=True)
+        self._wait()
+        self._saving = self._thread.submit(self._save, state, measured)
 
     def check(self) -> None:
         """Raises what went wrong in the background.
@@ -95,8 +119,33 @@ class Checkpoints:
         Raises:
           UserError: a checkpoint could not be written.
         """
-        with self._written():
-            self._manager.check_for_errors()
+        if self._saving is not None and self._saving.done():
+            self._wait()
+
+    def _wait(self) -> None:
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
+
+    def _save(self, state: TrainState, measured: float | None) -> None:
+        metrics = None if measured is None else {BEST: float(measured)}
+        with _quiet(), self._written():
+            self._require_room(state)
+            stored = _plain(state)
+            stored[CHECKSUMS] = np.array(_checksums(stored)[1], np.uint32)
+            self._manager.save(int(state.step), args=ocp.args.StandardSave(stored), metrics=metrics, force=True)
+
+    def _require_room(self, state: TrainState) -> None:
+        """Finds a full disk before anything is written.
+
+        Orbax writes all arrays at once and raises the first failure; the others are printed by threads below it.
+
+        Raises:
+          OSError: there is too little room for a state.
+        """
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) * 1.05 + OVERHEAD
+        if shutil.disk_usage(self._path).free < needed:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def restore(self, like: TrainState, mend: bool = False) -> TrainState:
         """The newest state.
@@ -116,7 +165,8 @@ class Checkpoints:
         damaged: list[_Damaged] = []
         for step in steps:
             try:
-                found = self._restored(step, like)
+                with _quiet():
+                    found = self._restored(step, like)
             except _Damaged as error:
                 if not mend:
                     raise config.UserError(f"{error} Remove that folder to go on from an earlier one.") from error
@@ -129,11 +179,17 @@ class Checkpoints:
 
     def _restored(self, step: int, like: TrainState) -> TrainState:
         wanted = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), _plain(like))
+        wanted[CHECKSUMS] = np.zeros(len(jax.tree.leaves(wanted)), np.uint32)
         with _damaged(self._path, step):
             _read_through(self._path / str(step) / ITEM)
         self._compare(step, wanted)
         with _damaged(self._path, step):
             found = self._manager.restore(step, args=ocp.args.StandardRestore(wanted))
+            sums = found.pop(CHECKSUMS)
+            odd = [name for name, a, b in zip(*_checksums(found), sums, strict=True) if a != b]
+            if odd:
+                raise ValueError(f"{odd[0]} is not what was written")
+        del wanted[CHECKSUMS]
         return TrainState(**{"average": {}} | {name: found[name] for name in wanted})
 
     def _put_aside(self, error: "_Damaged", step: int) -> None:
@@ -148,12 +204,13 @@ class Checkpoints:
         """Turns what the disk says into one line, and removes what was half written."""
         try:
             yield
-        except Exception as error:  # From orbax's threads come errors of every kind.
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        except Exception as error:  # From below orbax come errors of every kind.
+            for unfinished in self._path.glob(f"*{UNFINISHED}*"):
+                shutil.rmtree(unfinished, ignore_errors=True)
             steps = [int(p.name) for p in self._path.iterdir() if p.name.isdigit()] if self._path.is_dir() else []
             earlier = f"step {max(steps)} is whole" if steps else "there is no earlier one"
             raise config.UserError(
-                f"A checkpoint cannot be written to {self._path}: {reason}; {earlier}. "
+                f"A checkpoint cannot be written to {self._path}: {_reason(error)}; {earlier}. "
                 "Make room there; the same command goes on."
             ) from error
 
@@ -178,6 +235,14 @@ def _plain(state: TrainState) -> dict[str, Any]:
     return kept if kept["average"] else {name: value for name, value in kept.items() if name != "average"}
 
 
+def _checksums(tree: dict[str, Any]) -> tuple[list[str], list[int]]:
+    """Names and CRC-32 of all arrays, in an order of names."""
+    leaves = sorted((_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree))
+    return [n for n, _ in leaves], [
+        zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data) for _, leaf in leaves
+    ]
+
+
 def _name(path: tuple) -> str:
     """A readable name; the optimizer's tuples are stored as lists or dicts, so that only names and indices count."""
     return "/".join(str(getattr(p, "key", getattr(p, "idx", getattr(p, "name", p)))) for p in path)
@@ -194,11 +259,20 @@ def _read_through(folder: Path) -> None:
         store.read(key).result()
 
 
+def _reason(error: Exception) -> str:
+    """What the system says, without the layers through which it came."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    said = (str(error).splitlines() or [type(error).__name__])[0]
+    known = [os.strerror(n) for n in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO)]
+    return next((words for words in known if words in said), said[:200].rstrip("."))
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without orbax's remarks on its own options."""
+    """Without orbax's remarks on its own options, and on errors that it raises too."""
     before = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(logging.FATAL)
     try:
         yield
     finally:
