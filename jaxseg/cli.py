@@ -34,7 +34,9 @@ def guarded(command: Callable[[Sequence[str]], int | None], argv: Sequence[str] 
         status = command(sys.argv[1:] if argv is None else argv) or 0
     except config.UserError as error:
         line = "".join(c if c.isprintable() else "?" for c in " ".join(str(error).split()))
-        print(f"jaxseg: {line}", file=sys.stderr)
+        print(f"jaxseg: {line}", file=sys.stderr, flush=True)
+        if isinstance(error, config.Lost):
+            os._exit(error.status)  # JAX would wait for the other processes.
         status = error.status
     except KeyboardInterrupt:
         print(

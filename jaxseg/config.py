@@ -28,6 +28,10 @@ class Stopped(UserError):
         self.status = 128 + signal
 
 
+class Lost(UserError):
+    """Another process of the run is gone, so that none is to be waited for at the end."""
+
+
 def _check(ok: bool, message: str) -> None:
     if not ok:
         raise UserError(message)

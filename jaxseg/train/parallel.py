@@ -143,7 +143,8 @@ def together(step: Callable[[], int]) -> Iterator[None]:
       step: of the last checkpoint.
 
     Raises:
-      UserError: another process ended or cannot be reached.
+      Lost: another process ended or cannot be reached. Where that was the leading one, JAX may end this process
+        (SIGABRT, with a message of its own) before there is anything to raise.
     """
     try:
         yield
@@ -151,8 +152,8 @@ def together(step: Callable[[], int]) -> Iterator[None]:
         if alone():
             raise
         reason = str(error).splitlines()[0][:200]
-        raise config.UserError(
-            f"Another process of this run ended or cannot be reached: {reason} "
+        raise config.Lost(
+            f"Another process of this run ended or cannot be reached: {reason.rstrip(".")}. "
             f"Start all of them again; they go on from step {step()}."
         ) from error
 
