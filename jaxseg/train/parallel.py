@@ -151,9 +151,9 @@ def together(step: Callable[[], int]) -> Iterator[None]:
     except jax.errors.JaxRuntimeError as error:
         if alone():
             raise
-        reason = str(error).splitlines()[0][:200]
+        reason = str(error).splitlines()[0][:200].rstrip(".")
         raise config.Lost(
-            f"Another process of this run ended or cannot be reached: {reason.rstrip(".")}. "
+            f"Another process of this run ended or cannot be reached: {reason}. "
             f"Start all of them again; they go on from step {step()}."
         ) from error
 
