@@ -45,7 +45,7 @@ def train(settings: config.Run, workdir: Path) -> state.TrainState:
         _announce(console, settings, begin, job.images)
         if told:
             console.print(told.text(), markup=False)
-    rate = state.schedule(settings.optimizer, settings.train.steps)
+    rate = jax.jit(state.schedule(settings.optimizer, settings.train.steps))
     return loop.run(settings.train, job, begin, workdir, rate)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxseg import config
 from jaxseg.train.step import Numbers, Task, step
@@ -187,9 +188,13 @@ def devices_for(batch: int, accumulate: int = 1) -> list[jax.Device]:
 
 
 def replicate(tree: Any, devices: list[jax.Device]) -> Any:
-    """A copy of every array for each device of this process, along a new leading axis; `train_step` places them."""
-    here = len(_here(devices))
-    return jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (here, *np.shape(x))), tree)
+    """A copy of every array on each device of this process, along a new leading axis."""
+    here = _here(devices)
+    # As `train_step` returns them; otherwise JAX would trace it once for the first state and once for all others.
+    mapped = NamedSharding(Mesh(np.array(here), (AXIS,)), PartitionSpec(AXIS))
+    return jax.tree.map(
+        lambda x: jax.device_put(np.broadcast_to(np.asarray(x), (len(here), *np.shape(x))), mapped), tree
+    )
 
 
 def unreplicate(tree: Any) -> Any:
@@ -199,7 +204,8 @@ def unreplicate(tree: Any) -> Any:
 
 def first(array: Any) -> np.ndarray:
     """The first device's part of a mapped array, on the host."""
-    return np.asarray(array[0] if isinstance(array, np.ndarray) else array.addressable_data(0)[0])
+    # Copied, because the device's memory is given to the next update. Sliced after that: on a device it is a program.
+    return np.array(array if isinstance(array, np.ndarray) else array.addressable_data(0))[0]
 
 
 def shard(batch: Any, devices: list[jax.Device]) -> Any:

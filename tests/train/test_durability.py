@@ -20,7 +20,7 @@ from tests.train.test_devices import free_port
 
 ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("JAXSEG_TEST_KILLS", "2"))
-STEPS = 100
+STEPS = 60
 CONFIG = """
 from jaxseg.config import *
 
