@@ -104,12 +104,15 @@ def train(argv: Sequence[str]) -> None:
 
 
 def evaluate(argv: Sequence[str]) -> None:
-    """``--workdir DIR [--split val] [--sweep] [--submission DIR] [--data.root ELSEWHERE] [--output DIR]``."""
+    """``--workdir DIR [--split val] [--best] [--sweep] [--submission DIR] [--data.root ELSEWHERE] [--output DIR]``."""
     parser = _Parser("eval", description="Measures a trained network: a table, metrics.json, report.html.")
     parser.add_argument("--workdir", type=Path, required=True, help="folder of the run")
     parser.add_argument("--split", choices=("train", "val", "test"), default="val")
     parser.add_argument("--output", type=Path, help="where results go (default: DIR/SPLIT)")
     parser.add_argument("--submission", type=Path, help="also write results there, in the data set's official format")
+    parser.add_argument(
+        "--best", action="store_true", help="the best checkpoint that training measured, not the latest"
+    )
     parser.add_argument("--sweep", action="store_true", help="try thresholds of the grouping, and write sweep.html")
     known, rest = parser.parse_known_args(argv)
     if known.sweep and known.submission:
@@ -124,24 +127,27 @@ def evaluate(argv: Sequence[str]) -> None:
             raise config.UserError(
                 "--sweep and --submission are of segmentation, this is a classifier. Leave them out."
             )
-        classification.evaluate(known.workdir, settings, known.split, output)
+        classification.evaluate(known.workdir, settings, known.split, output, known.best)
     elif known.sweep:
-        app.sweep(known.workdir, settings, known.split, output)
+        app.sweep(known.workdir, settings, known.split, output, known.best)
     else:
-        app.evaluate(known.workdir, settings, known.split, output, known.submission)
+        app.evaluate(known.workdir, settings, known.split, output, known.submission, known.best)
 
 
 def predict(argv: Sequence[str]) -> int:
-    """``--model DIR INPUT... --output DIR``."""
+    """``--model DIR INPUT... --output DIR [--best]``."""
     parser = _Parser("jaxseg predict", description="Writes masks, overlay and a list of objects for each image.")
     parser.add_argument("--model", type=Path, required=True, help="work directory of a run")
     parser.add_argument("--output", type=Path, required=True, help="folder for results")
+    parser.add_argument(
+        "--best", action="store_true", help="the best checkpoint that training measured, not the latest"
+    )
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="image, folder or glob")
     known = parser.parse_args(argv)
     _keep_compiled()
     from jaxseg.apps import predict as app
 
-    return app.predict(known.model, known.inputs, known.output)
+    return app.predict(known.model, known.inputs, known.output, known.best)
 
 
 DATA = {

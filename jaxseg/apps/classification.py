@@ -109,7 +109,9 @@ def _require_same(file: Path, images: int, resumed: bool) -> None:
     files.write_json(file, images)
 
 
-def evaluate(workdir: Path, settings: config.Classification, split: str, output: Path) -> dict[str, Any]:
+def evaluate(
+    workdir: Path, settings: config.Classification, split: str, output: Path, best: bool = False
+) -> dict[str, Any]:
     """Measures a classifier on the middle of each image of a split.
 
     Args:
@@ -117,6 +119,7 @@ def evaluate(workdir: Path, settings: config.Classification, split: str, output:
       settings: its config, with overrides.
       split: "train", "val" or "test".
       output: folder for metrics.json and report.html.
+      best: the best of the states that training measured, instead of the latest.
 
     Returns:
       What metrics.json holds: top1, top5, loss, and each class's.
@@ -127,7 +130,7 @@ def evaluate(workdir: Path, settings: config.Classification, split: str, output:
     from jaxseg.data import pictures
 
     network = model.module(settings)
-    restored = model.restored(network, settings, workdir)
+    restored = model.restored(network, settings, workdir, best=best)
     source = pictures.dataset(settings.data).split(split)
     files.require_writable(output)
     found = _measured(network, restored.variables, source, settings, f"evaluate {split}")

@@ -100,11 +100,11 @@ def _require_classes(trained: ClassList, layout: Any) -> None:
         )
 
 
-def _opened(workdir: Path, settings: config.Config, split: str) -> tuple[model.Model, Any, Any]:
+def _opened(workdir: Path, settings: config.Config, split: str, best: bool) -> tuple[model.Model, Any, Any]:
     """The network, the layout of its data and the examples of a split."""
     from jaxseg.data import prepare
 
-    trained = model.load(workdir, settings)
+    trained = model.load(workdir, settings, best)
     data, layout = prepare.resolve(settings.data)
     _require_classes(model.class_list(model.read_config(workdir)), layout)
     return trained, layout, prepare.dataset(data, layout).split(split, full=True)
@@ -118,7 +118,12 @@ def _read(source: Any, title: str) -> Iterator[Example]:
 
 
 def evaluate(
-    workdir: Path, settings: config.Config, split: str, output: Path, submission: Path | None = None
+    workdir: Path,
+    settings: config.Config,
+    split: str,
+    output: Path,
+    submission: Path | None = None,
+    best: bool = False,
 ) -> dict[str, Any]:
     """Measures a trained network on a split, at the labels' published size.
 
@@ -128,6 +133,7 @@ def evaluate(
       split: "train", "val" or "test".
       output: folder for metrics.json and report.html.
       submission: also write the results there, in the data set's official format.
+      best: the best of the states that training measured, instead of the latest.
 
     Returns:
       What metrics.json holds.
@@ -135,7 +141,7 @@ def evaluate(
     Raises:
       UserError: no usable run or data, a folder that cannot be written, or a data set without an official format.
     """
-    trained, layout, source = _opened(workdir, settings, split)
+    trained, layout, source = _opened(workdir, settings, split, best)
     official = Submission.open(submission, settings.data.builder, layout, split) if submission else None
     files.require_writable(output)
     evaluation = Evaluation(trained)
@@ -159,9 +165,9 @@ def evaluate(
     return metrics
 
 
-def sweep(workdir: Path, settings: config.Config, split: str, output: Path) -> dict[str, Any]:
+def sweep(workdir: Path, settings: config.Config, split: str, output: Path, best: bool = False) -> dict[str, Any]:
     """Sweeps the thresholds of the grouping over a split; see `sweep.sweep`. Arguments are those of `evaluate`."""
-    trained, _, source = _opened(workdir, settings, split)
+    trained, _, source = _opened(workdir, settings, split, best)
     return sweeping.sweep(trained, _read(source, f"sweep {split}"), split, output)
 
 

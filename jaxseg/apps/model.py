@@ -89,12 +89,13 @@ class Model:
         return segment.jitted(self.network, self.variables, frames, capacity(self.settings), numbers)
 
 
-def load(path: str | Path, settings: config.Config | None = None) -> Model:
+def load(path: str | Path, settings: config.Config | None = None, best: bool = False) -> Model:
     """Opens the work directory of a run.
 
     Args:
       path: what ``--workdir`` was in training.
       settings: other settings than the stored ones, of the same network.
+      best: the best of the states that training measured, instead of the latest.
 
     Raises:
       UserError: not a work directory, or a checkpoint that cannot be used.
@@ -102,7 +103,7 @@ def load(path: str | Path, settings: config.Config | None = None) -> Model:
     workdir = Path(path)
     settings = settings or read_config(workdir)
     built = network(settings)
-    state = restored(built, settings, workdir)
+    state = restored(built, settings, workdir, best=best)
     return Model(settings, built, jax.device_put(state.variables), int(state.step))
 
 
@@ -165,8 +166,10 @@ def begin(network: Any, settings: config.Run) -> states.TrainState:
     return states.create(network, update, settings.seed, settings.data.crop, average)
 
 
-def restored(network: Any, settings: config.Run, workdir: Path, mend: bool = False) -> states.TrainState:
-    """The newest state of a run; ``mend`` puts damaged ones aside, for runs that go on.
+def restored(
+    network: Any, settings: config.Run, workdir: Path, mend: bool = False, best: bool = False
+) -> states.TrainState:
+    """The newest or the best state of a run; ``mend`` puts damaged ones aside, for runs that go on.
 
     Raises:
       UserError: no checkpoint that can be used.
@@ -174,4 +177,4 @@ def restored(network: Any, settings: config.Run, workdir: Path, mend: bool = Fal
     # Shapes alone: nothing is computed.
     like = jax.eval_shape(lambda: begin(network, settings))
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        return checkpoints.restore(like, mend)
+        return checkpoints.restore(like, mend, best)

@@ -15,13 +15,14 @@ from jaxseg.apps import inputs as reading
 from jaxseg.types import ClassList, Segmentation
 
 
-def predict(workdir: Path, inputs: Sequence[str], output: Path) -> int:
+def predict(workdir: Path, inputs: Sequence[str], output: Path, best: bool = False) -> int:
     """Segments every input and writes four files for each.
 
     Args:
       workdir: folder of a run.
       inputs: images, folders, globs.
       output: folder for NAME_overlay.png, NAME_semantic.png, NAME_instance.png and NAME.json.
+      best: the best of the states that training measured, instead of the latest.
 
     Returns:
       0, or 2 where an input could not be read; the others are written all the same.
@@ -35,7 +36,7 @@ def predict(workdir: Path, inputs: Sequence[str], output: Path) -> int:
     paths = [path for _, its in found for path in its]
     if not paths:
         raise config.UserError(empty[0])
-    trained = model.load(workdir)
+    trained = model.load(workdir, best=best)
     files.require_writable(output)
     failed, console = len(empty), Console(stderr=True, soft_wrap=True, highlight=False)
     for problem in empty:

@@ -58,20 +58,16 @@ class Checkpoints:
         self._path = workdir.absolute() / FOLDER
         # Only the leading process saves and restores, so no other one is to be waited for.
         lone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
-        kept = policies.AnyPreservationPolicy(
-            [
-                policies.LatestN(keep),
-                policies.BestN(get_metric_fn=lambda m: m[BEST], n=1, keep_checkpoints_without_metrics=False),
-            ]
-        )
+        best = policies.BestN(get_metric_fn=_measure, n=1, keep_checkpoints_without_metrics=False)
         if read_only:
             options = ocp.CheckpointManagerOptions(
-                create=False, read_only=True, save_interval_steps=0, multiprocessing_options=lone
+                create=False, read_only=True, save_interval_steps=0, best_fn=_measure, multiprocessing_options=lone
             )
         else:
             _require_folder(self._path)
             options = ocp.CheckpointManagerOptions(
-                preservation_policy=kept,
+                best_fn=_measure,
+                preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
                 cleanup_tmp_directories=True,
                 multiprocessing_options=lone,
                 create=False,
@@ -99,6 +95,16 @@ class Checkpoints:
     def latest(self) -> int | None:
         """Step of the newest complete checkpoint."""
         return self._manager.latest_step()
+
+    def best(self) -> int | None:
+        """Step of the best checkpoint; None where none was measured."""
+        values = {step: value for step in self._manager.all_steps() if (value := self.measured(step)) is not None}
+        return max(values, key=lambda step: (values[step], step), default=None)
+
+    def measured(self, step: int) -> float | None:
+        """How good a state is; None where that was not measured."""
+        found = self._manager.metrics(step)
+        return _measure(found) if found else None
 
     def save(self, state: TrainState, measured: float | None = None) -> None:
         """Saves a state in the background, once the save before has ended.
@@ -147,21 +153,31 @@ class Checkpoints:
         if shutil.disk_usage(self._path).free < needed:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def restore(self, like: TrainState, mend: bool = False) -> TrainState:
-        """The newest state.
+    def restore(self, like: TrainState, mend: bool = False, best: bool = False) -> TrainState:
+        """The newest state, or the best.
 
         Args:
           like: a state of the same network and optimizer.
+          best: the best of the states that were measured.
           mend: where the newest is damaged, put it aside with a warning on stderr and take the one before.
 
         Raises:
-          UserError: no checkpoint, one of another network, or a damaged one that is not to be put aside.
+          UserError: no checkpoint, none that was measured, one of another network, or a damaged one that is not to be
+            put aside.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         if not steps:
             raise config.UserError(
                 f"{self._path} holds no checkpoint. Train first: python train.py --config ... --workdir ..."
             )
+        if best:
+            measured = self.best()
+            if measured is None:
+                raise config.UserError(
+                    f"No checkpoint in {self._path} was measured. Leave out --best, "
+                    "or train with --train.validate-every."
+                )
+            steps = [measured]
         damaged: list[_Damaged] = []
         for step in steps:
             try:
@@ -220,6 +236,8 @@ class Checkpoints:
             metadata = self._manager.item_metadata(step)
             tree = getattr(metadata, "tree", metadata)
             saved = {_name(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+            if not saved:
+                raise ValueError("its list of arrays is missing")
         mine = {_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(wanted)}
         odd = [n for n in sorted(mine.keys() | saved.keys()) if mine.get(n) != saved.get(n)]
         if odd:
@@ -228,6 +246,11 @@ class Checkpoints:
                 f"checkpoint {self._path / str(step)} is of another network: {odd[0]} is {have} there and {want} here. "
                 "Use the config that it was trained with."
             )
+
+
+def _measure(metrics: Any) -> float:
+    """What the best checkpoint has most of."""
+    return metrics[BEST]
 
 
 def _plain(state: TrainState) -> dict[str, Any]:

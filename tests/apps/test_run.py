@@ -13,6 +13,7 @@ from PIL import Image
 import jaxseg
 from jaxseg import cli, config
 from jaxseg.apps import model
+from jaxseg.train.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
@@ -26,7 +27,7 @@ config = Config(
     targets=TargetSettings(max_instances=12),
     grouping=Grouping(slots=12, center=0.05),
     optimizer=Optimizer(learning_rate=1e-2),
-    train=Train(steps=6, batch=4, log_every=2, save_every=3, picture_every=6),
+    train=Train(steps=6, batch=4, log_every=2, save_every=3, picture_every=6, validate_every=3),
 )
 """
 
@@ -100,6 +101,19 @@ def test_evaluation_writes_metrics_and_report(tiny, capsys):
     assert "http" not in page.replace("http-equiv", "")
     assert list((workdir / "val" / "overlays").glob("*.png"))
     assert "square" in capsys.readouterr().out
+
+
+def test_the_best_checkpoint_is_evaluated_where_it_is_asked_for(tiny, tmp_path):
+    """Both were measured; the scores are those that training wrote down."""
+    _, workdir = tiny
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        best = checkpoints.best()
+        values = {step: checkpoints.measured(step) for step in (3, 6)}
+    assert values[best] == max(values.values())
+    cli.evaluate(["--workdir", str(workdir), "--best", "--output", str(tmp_path)])
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["step"] == best
+    assert metrics["pq"] == pytest.approx(values[best], abs=1e-6)
 
 
 def test_evaluation_at_another_network_size(tiny, tmp_path):
