@@ -76,7 +76,7 @@ def train(argv: Sequence[str]) -> None:
     """``--config FILE --workdir DIR [--section.setting value ...]``."""
     parser = _Parser("train", description="Trains a network; goes on where DIR holds a run.", add_help=False)
     parser.add_argument("--config", type=Path, help="a file that defines config = Config(...)")
-    parser.add_argument("--workdir", type=Path, help="folder of the run")
+    parser.add_argument("--workdir", help="folder of the run, or gs://BUCKET/... or s3://BUCKET/...")
     parser.add_argument("--coordinator", default="", help="host:port of process 0, for a run of several processes")
     parser.add_argument("--processes", type=int, help="how many processes there are")
     parser.add_argument("--process", type=int, help="which of them this is, from 0")
@@ -96,17 +96,17 @@ def train(argv: Sequence[str]) -> None:
         debug.check_shapes()
     _keep_compiled()
     from jaxseg.apps.train import train as run
-    from jaxseg.train import parallel
+    from jaxseg.train import parallel, storage
 
     parallel.prepare_host()
     parallel.connect(known.coordinator, known.processes, known.process)
-    run(settings, known.workdir)
+    run(settings, storage.folder(known.workdir))
 
 
 def evaluate(argv: Sequence[str]) -> None:
     """``--workdir DIR [--split val] [--best] [--sweep] [--submission DIR] [--data.root ELSEWHERE] [--output DIR]``."""
     parser = _Parser("eval", description="Measures a trained network: a table, metrics.json, report.html.")
-    parser.add_argument("--workdir", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--workdir", required=True, help="folder of the run")
     parser.add_argument("--split", choices=("train", "val", "test"), default="val")
     parser.add_argument("--output", type=Path, help="where results go (default: DIR/SPLIT)")
     parser.add_argument("--submission", type=Path, help="also write results there, in the data set's official format")
@@ -120,24 +120,26 @@ def evaluate(argv: Sequence[str]) -> None:
     _keep_compiled()
     from jaxseg.apps import classification, model
     from jaxseg.apps import evaluate as app
+    from jaxseg.train import storage
 
-    settings, output = override(model.read_run(known.workdir), rest), known.output or known.workdir / known.split
+    workdir = storage.folder(known.workdir)
+    settings, output = override(model.read_run(workdir), rest), known.output or workdir / known.split
     if isinstance(settings, config.Classification):
         if known.sweep or known.submission:
             raise config.UserError(
                 "--sweep and --submission are of segmentation, this is a classifier. Leave them out."
             )
-        classification.evaluate(known.workdir, settings, known.split, output, known.best)
+        classification.evaluate(workdir, settings, known.split, output, known.best)
     elif known.sweep:
-        app.sweep(known.workdir, settings, known.split, output, known.best)
+        app.sweep(workdir, settings, known.split, output, known.best)
     else:
-        app.evaluate(known.workdir, settings, known.split, output, known.submission, known.best)
+        app.evaluate(workdir, settings, known.split, output, known.submission, known.best)
 
 
 def predict(argv: Sequence[str]) -> int:
     """``--model DIR INPUT... --output DIR [--best]``."""
     parser = _Parser("jaxseg predict", description="Writes masks, overlay and a list of objects for each image.")
-    parser.add_argument("--model", type=Path, required=True, help="work directory of a run")
+    parser.add_argument("--model", required=True, help="work directory of a run")
     parser.add_argument("--output", type=Path, required=True, help="folder for results")
     parser.add_argument(
         "--best", action="store_true", help="the best checkpoint that training measured, not the latest"
@@ -146,8 +148,9 @@ def predict(argv: Sequence[str]) -> int:
     known = parser.parse_args(argv)
     _keep_compiled()
     from jaxseg.apps import predict as app
+    from jaxseg.train import storage
 
-    return app.predict(known.model, known.inputs, known.output, known.best)
+    return app.predict(storage.folder(known.model), known.inputs, known.output, known.best)
 
 
 DATA = {

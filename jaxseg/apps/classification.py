@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ from rich.progress import track
 from jaxseg import config
 from jaxseg.apps import files, model, report, scores
 from jaxseg.metrics.classification import TopK
-from jaxseg.train import classification, loop, parallel, state
+from jaxseg.train import classification, loop, parallel, state, storage
 from jaxseg.types import ClassBatch
 
 IMAGES = "training_images.json"
@@ -33,7 +32,7 @@ def resolve(data: config.Pictures) -> tuple[config.Pictures, Any]:
     return pictures.resolve(data)
 
 
-def job(settings: config.Classification, layout: Any, workdir: Path, resumed: bool) -> loop.Job:
+def job(settings: config.Classification, layout: Any, workdir: storage.Folder, resumed: bool) -> loop.Job:
     """What a config asks for; prepares the data set first where that has not been done.
 
     Args:
@@ -97,10 +96,10 @@ def _validation(settings: config.Classification, dataset: Any) -> loop.Validatio
     return loop.Validation(sums, values)
 
 
-def _require_same(file: Path, images: int, resumed: bool) -> None:
+def _require_same(file: storage.Folder, images: int, resumed: bool) -> None:
     """Refuses to go on with another number of training images; which ones they are, nobody looks at again."""
     if resumed and file.is_file():
-        before = file.read_text(errors="replace").strip()
+        before = file.read_bytes().decode(errors="replace").strip()
         if before != str(images):
             raise config.UserError(
                 f"There are {images} training images now, {before} when {file.parent} began. Restore them, or give "
@@ -110,7 +109,7 @@ def _require_same(file: Path, images: int, resumed: bool) -> None:
 
 
 def evaluate(
-    workdir: Path, settings: config.Classification, split: str, output: Path, best: bool = False
+    workdir: storage.Folder, settings: config.Classification, split: str, output: storage.Folder, best: bool = False
 ) -> dict[str, Any]:
     """Measures a classifier on the middle of each image of a split.
 
@@ -195,7 +194,7 @@ def _metrics(found: TopK, settings: config.Classification, split: str, step: int
     return {**overall, "split": split, "step": step, "images": int(found.images.sum()), "classes": rows}
 
 
-def _report(path: Path, settings: config.Classification, metrics: dict[str, Any]) -> None:
+def _report(path: storage.Folder, settings: config.Classification, metrics: dict[str, Any]) -> None:
     rows = [{"class": name, **row} for name, row in metrics["classes"].items()]
     known = sorted((row for row in rows if row["images"]), key=lambda row: (row["top1"], row["class"]))
     text = ("Of each image the middle is classified, and the images of a class count alike.",)

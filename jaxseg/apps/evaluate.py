@@ -18,6 +18,7 @@ from jaxseg.apps.submission import Submission
 from jaxseg.data import Example, Label
 from jaxseg.metrics import coco
 from jaxseg.metrics.counts import Truth
+from jaxseg.train import storage
 from jaxseg.types import ClassList, Segmentation
 
 EXAMPLES = 8
@@ -100,7 +101,7 @@ def _require_classes(trained: ClassList, layout: Any) -> None:
         )
 
 
-def _opened(workdir: Path, settings: config.Config, split: str, best: bool) -> tuple[model.Model, Any, Any]:
+def _opened(workdir: storage.Folder, settings: config.Config, split: str, best: bool) -> tuple[model.Model, Any, Any]:
     """The network, the layout of its data and the examples of a split."""
     from jaxseg.data import prepare
 
@@ -118,10 +119,10 @@ def _read(source: Any, title: str) -> Iterator[Example]:
 
 
 def evaluate(
-    workdir: Path,
+    workdir: storage.Folder,
     settings: config.Config,
     split: str,
-    output: Path,
+    output: storage.Folder,
     submission: Path | None = None,
     best: bool = False,
 ) -> dict[str, Any]:
@@ -165,7 +166,9 @@ def evaluate(
     return metrics
 
 
-def sweep(workdir: Path, settings: config.Config, split: str, output: Path, best: bool = False) -> dict[str, Any]:
+def sweep(
+    workdir: storage.Folder, settings: config.Config, split: str, output: storage.Folder, best: bool = False
+) -> dict[str, Any]:
     """Sweeps the thresholds of the grouping over a split; see `sweep.sweep`. Arguments are those of `evaluate`."""
     trained, _, source = _opened(workdir, settings, split, best)
     return sweeping.sweep(trained, _read(source, f"sweep {split}"), split, output)
@@ -237,10 +240,8 @@ def _summary(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _overlays(folder: Path, examples: list[report.Example]) -> None:
+def _overlays(folder: storage.Folder, examples: list[report.Example]) -> None:
     """The report's pictures as files: truth on the left, prediction on the right."""
-    from PIL import Image
-
     files.require_writable(folder)
     for earlier in folder.glob("*.png"):
         earlier.unlink()
@@ -249,11 +250,12 @@ def _overlays(folder: Path, examples: list[report.Example]) -> None:
         path = folder / f"{files.as_name(example.name)}.png"
         if path.exists():
             path = path.with_name(f"{path.stem}_{i}.png")
-        with files.writing(path):
-            Image.fromarray(pair).save(path)
+        files.write_image(path, pair)
 
 
-def _report(path: Path, evaluation: Evaluation, metrics: Mapping[str, Any], examples: list[report.Example]) -> None:
+def _report(
+    path: storage.Folder, evaluation: Evaluation, metrics: Mapping[str, Any], examples: list[report.Example]
+) -> None:
     settings, result = evaluation.trained.settings, evaluation.sums["result"]
     colors = visualize.class_colors(evaluation.trained.classes)
     css = [report.css(colors[i]) for i in range(len(evaluation.trained.classes))]

@@ -1,16 +1,20 @@
 """Writing results: one line for what cannot be written, before anything is computed or lost."""
 
 import contextlib
+import io
 import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxseg import config
+from jaxseg.train import storage
 
 
-def require_writable(folder: Path) -> None:
+def require_writable(folder: storage.Folder) -> None:
     """Creates a folder for results.
 
     Raises:
@@ -18,10 +22,20 @@ def require_writable(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise config.UserError(f"{folder} cannot be written: {error.strerror}. Choose another folder.") from error
+        if isinstance(folder, Path):
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        else:
+            probe = folder / PROBE
+            probe.write_bytes(b"")
+            probe.unlink()
+    except Exception as error:  # Each store's client has errors of its own.
+        remedy = "Choose another folder."
+        raise config.UserError(f"{folder} cannot be written: {storage.reason(error)}. {remedy}") from error
+
+
+PROBE = ".jaxseg"
+"""Name of what is written into an object store to see whether it can be."""
 
 
 def as_name(text: str) -> str:
@@ -30,7 +44,7 @@ def as_name(text: str) -> str:
     return kept.strip(". ")[:150] or "unnamed"
 
 
-def require_file(path: Path) -> None:
+def require_file(path: storage.Folder) -> None:
     """Creates the folder of a file that is to be written later.
 
     Raises:
@@ -42,7 +56,7 @@ def require_file(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: storage.Folder) -> Iterator[None]:
     """Turns what the system says of a file that cannot be written (a full disk, say) into one line.
 
     Raises:
@@ -50,28 +64,47 @@ def writing(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        raise config.UserError(f"{path} cannot be written: {error.strerror or error}. Make room for it.") from error
+    except config.UserError:
+        raise
+    except Exception as error:  # Each store's client has errors of its own.
+        raise config.UserError(f"{path} cannot be written: {storage.reason(error)}. Make room for it.") from error
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: storage.Folder, content: bytes) -> None:
     """Writes a file in one piece: one that is there is replaced once the new one is complete.
 
     Raises:
       UserError: it cannot be written.
     """
     require_file(path)
-    partial = path.with_name(f".{path.name}.partial")
     with writing(path):
-        partial.write_bytes(content)
-        partial.replace(path)
+        if isinstance(path, Path):
+            partial = path.with_name(f".{path.name}.partial")
+            partial.write_bytes(content)
+            partial.replace(path)
+        else:
+            path.write_bytes(content)  # A store shows no file before all of it is there.
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: storage.Folder, text: str) -> None:
     """Writes a text, as `write_bytes` does."""
     write_bytes(path, text.encode())
 
 
-def write_json(path: Path, values: Any) -> None:
+def write_image(path: storage.Folder, image: np.ndarray) -> None:
+    """Writes an image as PNG, as `write_bytes` does.
+
+    Args:
+      path: where to.
+      image: (H, W, 3) uint8 RGB, or (H, W) uint8 or int32.
+    """
+    from PIL import Image
+
+    content = io.BytesIO()
+    Image.fromarray(image).save(content, "PNG")
+    write_bytes(path, content.getvalue())
+
+
+def write_json(path: storage.Folder, values: Any) -> None:
     """Writes values as readable JSON, as `write_text` does."""
     write_text(path, json.dumps(values, indent=2) + "\n")

@@ -1,7 +1,6 @@
 """Opening a work directory: its config, its network, its parameters, and a callable for frames."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ from jaxseg import config, segment
 from jaxseg.nn import classifier
 from jaxseg.nn import network as networks
 from jaxseg.train import state as states
+from jaxseg.train import storage
 from jaxseg.train.checkpoint import Checkpoints
 from jaxseg.types import Capacity, ClassList, Segmentation, Thresholds
 
@@ -89,7 +89,7 @@ class Model:
         return segment.jitted(self.network, self.variables, frames, capacity(self.settings), numbers)
 
 
-def load(path: str | Path, settings: config.Config | None = None, best: bool = False) -> Model:
+def load(path: str | storage.Folder, settings: config.Config | None = None, best: bool = False) -> Model:
     """Opens the work directory of a run.
 
     Args:
@@ -100,14 +100,14 @@ def load(path: str | Path, settings: config.Config | None = None, best: bool = F
     Raises:
       UserError: not a work directory, or a checkpoint that cannot be used.
     """
-    workdir = Path(path)
+    workdir = storage.folder(str(path))
     settings = settings or read_config(workdir)
     built = network(settings)
     state = restored(built, settings, workdir, best=best)
     return Model(settings, built, jax.device_put(state.variables), int(state.step))
 
 
-def read_config(workdir: Path) -> config.Config:
+def read_config(workdir: storage.Folder) -> config.Config:
     """The config stored with a run of segmentation.
 
     Raises:
@@ -122,7 +122,7 @@ def read_config(workdir: Path) -> config.Config:
     return found
 
 
-def read_run(workdir: Path) -> config.Run:
+def read_run(workdir: storage.Folder) -> config.Run:
     """The config stored with a run of any kind.
 
     Raises:
@@ -133,7 +133,7 @@ def read_run(workdir: Path) -> config.Run:
         raise config.UserError(
             f"{workdir} is not a work directory: it has no {CONFIG}. Train first, or give another path."
         )
-    return config.from_json(file.read_text(errors="replace"), str(file))
+    return config.from_json(file.read_bytes().decode(errors="replace"), str(file))
 
 
 def module(settings: config.Run, axis_name: str | None = None) -> Any:
@@ -167,7 +167,7 @@ def begin(network: Any, settings: config.Run) -> states.TrainState:
 
 
 def restored(
-    network: Any, settings: config.Run, workdir: Path, mend: bool = False, best: bool = False
+    network: Any, settings: config.Run, workdir: storage.Folder, mend: bool = False, best: bool = False
 ) -> states.TrainState:
     """The newest or the best state of a run; ``mend`` puts damaged ones aside, for runs that go on.
 

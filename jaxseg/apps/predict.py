@@ -12,10 +12,11 @@ from rich.progress import track
 from jaxseg import config, visualize
 from jaxseg.apps import files, model
 from jaxseg.apps import inputs as reading
+from jaxseg.train import storage
 from jaxseg.types import ClassList, Segmentation
 
 
-def predict(workdir: Path, inputs: Sequence[str], output: Path, best: bool = False) -> int:
+def predict(workdir: storage.Folder, inputs: Sequence[str], output: Path, best: bool = False) -> int:
     """Segments every input and writes four files for each.
 
     Args:
@@ -81,13 +82,9 @@ def write(output: Path, name: str, frame: np.ndarray, found: Segmentation, class
     Raises:
       UserError: a file cannot be written.
     """
-    from PIL import Image
-
     overlay = visualize.overlay(frame, found.semantic, found.instance, found.instances, classes)
     for kind, picture in (("overlay", overlay), ("semantic", found.semantic), ("instance", found.instance)):
-        path = output / f"{name}_{kind}.png"
-        with files.writing(path):
-            Image.fromarray(np.asarray(picture)).save(path)
+        files.write_image(output / f"{name}_{kind}.png", np.asarray(picture))
     document = {
         "height": frame.shape[0],
         "width": frame.shape[1],

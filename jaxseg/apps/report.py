@@ -5,11 +5,13 @@ import html
 import io
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
+
+from jaxseg.apps import files
+from jaxseg.train import storage
 
 Cell = str | int | float | np.integer | np.floating | np.bool_ | None
 """What a table shows: text as it is, fractions with three digits, None and NaN as a dash."""
@@ -106,7 +108,7 @@ def css(rgb: Sequence[int] | UInt8[np.ndarray, "3"]) -> str:
 
 
 def write(
-    path: str | Path,
+    path: storage.Folder,
     *,
     title: str,
     summary: Sequence[tuple[str, Cell]] = (),
@@ -115,7 +117,7 @@ def write(
     sections: Sequence[Section] = (),
     notes: Sequence[str] = (),
     examples: Sequence[Example] = (),
-) -> Path:
+) -> storage.Folder:
     """Writes the page; its images are inside it, and it refers to no address.
 
     Args:
@@ -130,8 +132,10 @@ def write(
 
     Returns:
       The path.
+
+    Raises:
+      UserError: it cannot be written.
     """
-    path = Path(path)
     parts = [
         f"<h1>{html.escape(title)}</h1>",
         _summary(summary),
@@ -143,9 +147,8 @@ def write(
     meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
     head = f"{meta}<title>{html.escape(title)}</title><style>{STYLE}</style>"
     page = f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n'
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(page + "\n".join(part for part in parts if part) + "\n</body></html>\n", encoding="utf-8")
-    return partial.replace(path)
+    files.write_text(path, page + "\n".join(part for part in parts if part) + "\n</body></html>\n")
+    return path
 
 
 def _section(title: str, body: str) -> str:

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,7 +11,7 @@ import numpy as np
 from jaxseg import config
 from jaxseg.apps import files, model, scores
 from jaxseg.metrics import Confusion, PanopticQuality, Truth
-from jaxseg.train import loop, parallel, segmentation, state
+from jaxseg.train import loop, parallel, segmentation, state, storage
 from jaxseg.types import Batch
 
 FREQUENCIES = "class_frequencies.json"
@@ -30,7 +29,7 @@ def resolve(data: config.Data) -> tuple[config.Data, Any]:
     return prepare.resolve(data)
 
 
-def job(settings: config.Config, layout: Any, workdir: Path, resumed: bool) -> loop.Job:
+def job(settings: config.Config, layout: Any, workdir: storage.Folder, resumed: bool) -> loop.Job:
     """What a config asks for; prepares the data set first where that has not been done.
 
     Args:
@@ -126,7 +125,7 @@ def _validation(settings: config.Config, dataset: Any) -> loop.Validation | None
     return loop.Validation(sums, values)
 
 
-def _frequencies(workdir: Path, dataset: Any, resumed: bool) -> np.ndarray:
+def _frequencies(workdir: storage.Folder, dataset: Any, resumed: bool) -> np.ndarray:
     """Share of each class among the labelled pixels; counted when the data is prepared, and kept with the run.
 
     Beside it is kept what the training images were: a run that goes on with others would not be one.
@@ -141,7 +140,7 @@ def _frequencies(workdir: Path, dataset: Any, resumed: bool) -> np.ndarray:
     if not (resumed and stored.is_file()):
         files.write_json(stored, {"pixels": [int(n) for n in counts], "images": held})
     try:
-        values = json.loads(stored.read_text(errors="replace"))
+        values = json.loads(stored.read_bytes().decode(errors="replace"))
         pixels, before = np.asarray(values["pixels"], np.float64), str(values["images"])
     except (ValueError, KeyError, TypeError):
         pixels, before = np.zeros(0), ""

@@ -11,6 +11,7 @@ from flax import traverse_util
 
 from jaxseg import config
 from jaxseg.apps import files, model
+from jaxseg.train import storage
 from jaxseg.train.state import TrainState
 from jaxseg.weights import stored
 from jaxseg.weights.stored import Weights
@@ -52,16 +53,16 @@ def _tops(names: list[str]) -> list[str]:
     return list(dict.fromkeys(path[1] if path[0] == stored.ENCODER else path[0] for path in paths))
 
 
-def load(path: Path) -> Weights:
+def load(path: storage.Folder) -> Weights:
     """An encoder checkpoint, or the encoder of a run's newest one.
 
     Args:
-      path: a file of `jaxseg weights import`, or a work directory.
+      path: a local file of `jaxseg weights import`, or a work directory.
 
     Raises:
       UserError: it is neither, or damaged.
     """
-    if not path.is_dir():
+    if isinstance(path, Path) and not path.is_dir():
         if path.is_file() or path.suffix:
             return stored.load(path)
         raise config.UserError(f"{path} does not exist. Name a file of jaxseg weights import, or a work directory.")
@@ -86,7 +87,7 @@ def resolved(settings: config.Encoder, before: config.Encoder | None) -> config.
     """
     if not settings.encoder_weights:
         return settings
-    path = Path(settings.encoder_weights).expanduser().absolute()
+    path = storage.absolute(storage.folder(settings.encoder_weights).expanduser())
     settings = dataclasses.replace(settings, encoder_weights=str(path))
     if before is not None and before.encoder_weights == settings.encoder_weights:
         return dataclasses.replace(settings, conventions=before.conventions)
@@ -95,7 +96,7 @@ def resolved(settings: config.Encoder, before: config.Encoder | None) -> config.
     return dataclasses.replace(settings, conventions=weights.settings.conventions)
 
 
-def _require_equal(settings: config.Encoder, weights: Weights, path: Path) -> None:
+def _require_equal(settings: config.Encoder, weights: Weights, path: storage.Folder) -> None:
     """Refuses weights of another encoder, and conventions that contradict theirs."""
     given = weights.settings
     for name in ("encoder", "encoder_width", "encoder_blocks"):
@@ -131,7 +132,7 @@ def start(begin: TrainState, settings: config.Encoder) -> tuple[TrainState, Star
     Raises:
       UserError: the checkpoint cannot be read, has nothing for this encoder, or an array of another shape.
     """
-    path = Path(settings.encoder_weights)
+    path = storage.folder(settings.encoder_weights)
     weights = load(path)
     given = stored.flat(weights.variables)
     variables = {"params": begin.params, "batch_stats": begin.batch_stats}
@@ -152,7 +153,7 @@ def start(begin: TrainState, settings: config.Encoder) -> tuple[TrainState, Star
     return dataclasses.replace(begin, params=params, batch_stats=stats, average=kept), told
 
 
-def _fits(name: str, mine: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray], path: Path) -> bool:
+def _fits(name: str, mine: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray], path: storage.Folder) -> bool:
     """Whether an array can be taken: one of the encoder must, the last layer is another one for other classes."""
     if mine[name].shape == given[name].shape:
         return True
@@ -162,7 +163,7 @@ def _fits(name: str, mine: Mapping[str, np.ndarray], given: Mapping[str, np.ndar
     raise config.UserError(f"{path}: {name} is {have}, this network wants {want}. Take other weights.")
 
 
-def write(workdir: Path, told: Start) -> None:
+def write(workdir: storage.Folder, told: Start) -> None:
     """Stores what a run started from.
 
     Raises:

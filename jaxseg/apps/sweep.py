@@ -3,7 +3,6 @@
 import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,6 +17,7 @@ from jaxseg import config, segment
 from jaxseg.apps import charts, files, model, report, scores
 from jaxseg.data import Example, Label
 from jaxseg.metrics.counts import Truth
+from jaxseg.train import storage
 from jaxseg.types import Capacity, Outputs, Segmentation, Thresholds
 
 CENTER = (0.3, 0.4, 0.5, 0.6, 0.7)
@@ -77,7 +77,7 @@ def finish_all(
     return jax.vmap(lambda numbers: segment.finish(outputs, assignment, plan, capacity, numbers))(thresholds)
 
 
-def sweep(trained: model.Model, examples: Iterator[Example], split: str, output: Path) -> dict[str, Any]:
+def sweep(trained: model.Model, examples: Iterator[Example], split: str, output: storage.Folder) -> dict[str, Any]:
     """Measures every combination of thresholds, prints the best and the curves, and writes sweep.json and sweep.html.
 
     Args:
@@ -183,7 +183,9 @@ def _show(found: Mapping[str, Any], curves: Mapping[str, Sequence[Mapping[str, A
     console.print(WARNING)
 
 
-def _report(path: Path, found: Mapping[str, Any], curves: Mapping[str, Sequence[Mapping[str, Any]]], name: str) -> None:
+def _report(
+    path: storage.Folder, found: Mapping[str, Any], curves: Mapping[str, Sequence[Mapping[str, Any]]], name: str
+) -> None:
     drawn = [
         charts.lines(
             f"AP by {LABELS[swept]}",

@@ -10,13 +10,13 @@ from rich.console import Console
 
 from jaxseg import config
 from jaxseg.apps import classification, files, model, segmentation, start
-from jaxseg.train import loop, parallel, state
+from jaxseg.train import loop, parallel, state, storage
 from jaxseg.train.checkpoint import FOLDER, Checkpoints
 
 Source = TypeVar("Source", config.Data, config.Pictures)
 
 
-def train(settings: config.Run, workdir: Path) -> state.TrainState:
+def train(settings: config.Run, workdir: storage.Folder) -> state.TrainState:
     """Trains, or goes on training, the run in a work directory.
 
     Args:
@@ -76,7 +76,7 @@ def resolved(settings: config.Run, before: config.Run | None = None) -> tuple[co
     return dataclasses.replace(settings, data=_absolute(pictures), model=weights), listing
 
 
-def _job(settings: config.Run, layout: Any, workdir: Path, resumed: bool) -> loop.Job:
+def _job(settings: config.Run, layout: Any, workdir: storage.Folder, resumed: bool) -> loop.Job:
     if isinstance(settings, config.Config):
         return segmentation.job(settings, layout, workdir, resumed)
     return classification.job(settings, layout, workdir, resumed)
@@ -89,7 +89,7 @@ def _absolute(data: Source) -> Source:
 
 
 def _begin(
-    network: Any, settings: config.Run, workdir: Path, resumed: bool
+    network: Any, settings: config.Run, workdir: storage.Folder, resumed: bool
 ) -> tuple[state.TrainState, start.Start | None]:
     """The state to go on from, and what it was started from, where a new run starts from weights."""
     if not parallel.lead():
@@ -118,7 +118,7 @@ def _announce(console: Console, settings: config.Run, begin: state.TrainState, i
     )
 
 
-def _shared(workdir: Path) -> config.Run | None:
+def _shared(workdir: storage.Folder) -> config.Run | None:
     """The config that the leading process finds, in all of them."""
     before = None
     if parallel.lead():
@@ -128,7 +128,7 @@ def _shared(workdir: Path) -> config.Run | None:
     return None if text is None else config.from_json(text, str(workdir / model.CONFIG))
 
 
-def _stored(workdir: Path) -> config.Run | None:
+def _stored(workdir: storage.Folder) -> config.Run | None:
     """The config of the run that the directory holds; None where there is nothing to go on with.
 
     A run that never came to its first checkpoint binds nothing: it may have failed for the very settings that changed.
@@ -146,7 +146,7 @@ def _stored(workdir: Path) -> config.Run | None:
     return model.read_run(workdir)
 
 
-def _compare(before: config.Run, settings: config.Run, workdir: Path, console: Console) -> None:
+def _compare(before: config.Run, settings: config.Run, workdir: storage.Folder, console: Console) -> None:
     """Lists settings that changed since a run began, and refuses those that matter."""
     if type(before) is not type(settings):
         raise config.UserError(f"{workdir} holds a run of another kind, {before.name}. Give another --workdir.")

@@ -9,7 +9,6 @@ import sys
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,6 +19,7 @@ from absl import logging
 from orbax.checkpoint import checkpoint_managers as policies
 
 from jaxseg import config
+from jaxseg.train import storage
 from jaxseg.train.state import TrainState
 
 FOLDER = "checkpoints"
@@ -54,8 +54,8 @@ class Checkpoints:
       read_only: never creates or deletes anything.
     """
 
-    def __init__(self, workdir: Path, keep: int = 2, read_only: bool = False) -> None:
-        self._path = workdir.absolute() / FOLDER
+    def __init__(self, workdir: storage.Folder, keep: int = 2, read_only: bool = False) -> None:
+        self._path = storage.absolute(workdir) / FOLDER
         # Only the leading process saves and restores, so no other one is to be waited for.
         lone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
         best = policies.BestN(get_metric_fn=_measure, n=1, keep_checkpoints_without_metrics=False)
@@ -150,7 +150,7 @@ class Checkpoints:
           OSError: there is too little room for a state.
         """
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) * 1.05 + OVERHEAD
-        if shutil.disk_usage(self._path).free < needed:
+        if not storage.remote(self._path) and shutil.disk_usage(self._path).free < needed:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def restore(self, like: TrainState, mend: bool = False, best: bool = False) -> TrainState:
@@ -221,9 +221,11 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # From below orbax come errors of every kind.
-            for unfinished in self._path.glob(f"*{UNFINISHED}*"):
-                shutil.rmtree(unfinished, ignore_errors=True)
-            steps = [int(p.name) for p in self._path.iterdir() if p.name.isdigit()] if self._path.is_dir() else []
+            steps: list[int] = []
+            with contextlib.suppress(Exception):  # Where nothing can be read, nothing can be tidied up either.
+                for unfinished in self._path.glob(f"*{UNFINISHED}*"):
+                    shutil.rmtree(unfinished, ignore_errors=True)
+                steps = [int(p.name) for p in self._path.iterdir() if p.name.isdigit()]
             earlier = f"step {max(steps)} is whole" if steps else "there is no earlier one"
             raise config.UserError(
                 f"A checkpoint cannot be written to {self._path}: {_reason(error)}; {earlier}. "
@@ -271,24 +273,23 @@ def _name(path: tuple) -> str:
     return "/".join(str(getattr(p, "key", getattr(p, "idx", getattr(p, "name", p)))) for p in path)
 
 
-def _read_through(folder: Path) -> None:
+def _read_through(folder: storage.Folder) -> None:
     """Reads every array of a checkpoint, one after another.
 
     Orbax reads them all at once and raises the first failure; the other reads go on and fail in its threads later, each
     with a traceback on stderr. So a damaged file must be met here.
     """
-    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}).result()
+    base = f"{folder}/" if storage.remote(folder) else {"driver": "file", "path": f"{folder}/"}
+    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
     for key in store.list().result():
         store.read(key).result()
 
 
 def _reason(error: Exception) -> str:
     """What the system says, without the layers through which it came."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    said = (str(error).splitlines() or [type(error).__name__])[0]
+    said = storage.reason(error)
     known = [os.strerror(n) for n in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO)]
-    return next((words for words in known if words in said), said[:200].rstrip("."))
+    return next((words for words in known if words in str(error)), said)
 
 
 @contextlib.contextmanager
@@ -305,13 +306,13 @@ def _quiet() -> Iterator[None]:
 class _Damaged(Exception):
     """A checkpoint that cannot be read."""
 
-    def __init__(self, path: Path, step: int, reason: str) -> None:
+    def __init__(self, path: storage.Folder, step: int, reason: str) -> None:
         super().__init__(f"Checkpoint {path / str(step)} cannot be read: {reason}.")
         self.step = step
 
 
 @contextlib.contextmanager
-def _damaged(path: Path, step: int) -> Iterator[None]:
+def _damaged(path: storage.Folder, step: int) -> Iterator[None]:
     try:
         yield
     except Exception as error:
@@ -319,8 +320,9 @@ def _damaged(path: Path, step: int) -> Iterator[None]:
         raise _Damaged(path, step, reason.rstrip(".")) from error
 
 
-def _require_folder(path: Path) -> None:
+def _require_folder(path: storage.Folder) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise config.UserError(f"{path} cannot be created: {error.strerror}. Choose another --workdir.") from error
+    except Exception as error:  # Each store's client has errors of its own.
+        remedy = "Choose another --workdir."
+        raise config.UserError(f"{path} cannot be created: {storage.reason(error)}. {remedy}") from error

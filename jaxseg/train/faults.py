@@ -1,12 +1,14 @@
 """Updates whose loss or gradient is not finite: named, and their examples kept for inspection."""
 
 import dataclasses
+import io
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from jaxseg.train import storage
 
 FOLDER = "faults"
 """Where a run's folder keeps the examples."""
@@ -24,7 +26,7 @@ def culprit(scalars: Mapping[str, float]) -> str:
     return f"{title} is {scalars.get(named, math.nan):g}"
 
 
-def dump(folder: Path, batch: Any, names: Sequence[str]) -> None:
+def dump(folder: storage.Folder, batch: Any, names: Sequence[str]) -> None:
     """Writes the examples of a batch: batch.npz with every array and the names, and each image as PNG.
 
     Args:
@@ -40,7 +42,9 @@ def dump(folder: Path, batch: Any, names: Sequence[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {f.name: np.asarray(getattr(batch, f.name)) for f in dataclasses.fields(batch)}
     stored: dict[str, Any] = {"names": np.array(list(names)), **arrays}
-    np.savez_compressed(folder / "batch.npz", **stored)
+    content = io.BytesIO()
+    np.savez_compressed(content, **stored)
+    (folder / "batch.npz").write_bytes(content.getvalue())
     for i, image in enumerate(arrays["image"]):
         coded = cv2.imencode(".png", image[..., ::-1])[1]
         (folder / f"{i}.png").write_bytes(coded.tobytes())

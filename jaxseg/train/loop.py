@@ -7,7 +7,6 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxseg import config
-from jaxseg.train import debug, faults, parallel
+from jaxseg.train import debug, faults, parallel, storage
 from jaxseg.train.checkpoint import Checkpoints
 from jaxseg.train.interrupt import Interrupt, name
 from jaxseg.train.state import TrainState
@@ -65,7 +64,9 @@ class Job(NamedTuple):
     validation: Validation | None = None
 
 
-def run(settings: config.Train, job: Job, state: TrainState, workdir: Path, rate: Callable[[int], float]) -> TrainState:
+def run(
+    settings: config.Train, job: Job, state: TrainState, workdir: storage.Folder, rate: Callable[[int], float]
+) -> TrainState:
     """Trains from ``state.step`` to the last step.
 
     Args:
@@ -134,7 +135,7 @@ class _Update(NamedTuple):
 class _Watch:
     """Looks at what updates found, in their order, and stops where too many were not finite."""
 
-    def __init__(self, settings: config.Train, job: Job, workdir: Path) -> None:
+    def __init__(self, settings: config.Train, job: Job, workdir: storage.Folder) -> None:
         self._limit, self._job, self._workdir = settings.skip, job, workdir
         self._console = Console(stderr=True, soft_wrap=True, highlight=False)
 
@@ -160,8 +161,8 @@ class _Watch:
         try:
             faults.dump(folder, batch, self._job.names(done - 1))
             kept = f"Its examples are in {folder}"
-        except OSError as error:
-            kept = f"Its examples could not be kept: {error.strerror}"
+        except Exception as error:  # Each store's client has errors of its own.
+            kept = f"Its examples could not be kept: {storage.reason(error)}"
         raise config.UserError(
             f"{found}. {kept}. Mend or remove what is wrong there, lower --optimizer.learning-rate in another "
             "--workdir, or leave single updates out: --train.skip 1."
@@ -172,7 +173,7 @@ class _Record:
     """What a run leaves behind: checkpoints, TensorBoard's files, lines on the screen; all of the leading process."""
 
     def __init__(
-        self, settings: config.Train, job: Job, workdir: Path, start: int, rate: Callable[[int], float]
+        self, settings: config.Train, job: Job, workdir: storage.Folder, start: int, rate: Callable[[int], float]
     ) -> None:
         self._settings, self._job, self._workdir, self._start, self._rate = settings, job, workdir, start, rate
         self._saved = start
@@ -187,6 +188,7 @@ class _Record:
             # That a scalar is not finite is told with step and term; the writer's own lines say neither.
             logging.getLogger("tensorboardX.x2num").setLevel(logging.ERROR)
             self._checkpoints = self._stack.enter_context(Checkpoints(self._workdir, self._settings.keep))
+            storage.EventFiles.register()
             self._writer = SummaryWriter(str(self._workdir / "tensorboard"), purge_step=self._start or None)
             self._stack.callback(self._writer.close)
         return self

@@ -295,7 +295,7 @@ def test_inputs_that_hold_nothing_are_reported_and_the_others_are_written(tiny, 
 def test_a_result_that_cannot_be_written_is_named(tiny, tmp_path):
     Image.fromarray(np.zeros((45, 70, 3), np.uint8)).save(tmp_path / "x.png")
     (tmp_path / "out" / "x_overlay.png").mkdir(parents=True)
-    with pytest.raises(config.UserError, match=r"x_overlay\.png cannot be written: Is a directory"):
+    with pytest.raises(config.UserError, match=r"x_overlay\.png is a folder"):
         cli.predict(["--model", str(tiny[1]), str(tmp_path / "x.png"), "--output", str(tmp_path / "out")])
 
 

@@ -123,12 +123,12 @@ def whole(tmp_path_factory):
 def test_runs_killed_at_any_moment_end_as_if_they_had_not_been(whole, tmp_path):
     """SIGKILL at random moments of training, again and again; JAXSEG_TEST_KILLS says how often."""
     file, expected = whole
-    rng, kills, saving, runs, length = random.Random(0), 0, 0, 0, 3.0
+    rng, kills, saving, runs, length = random.Random(0), 0, 0, 0, 12.0
     while kills < KILLS:
         workdir = tmp_path / f"run{runs}"
         runs += 1
         while kills < KILLS:
-            training = Training(file, workdir)
+            training = Training(file, workdir, "--train.save-every", 2)
             assert training.trains(), training.said.read_text()
             begun = time.monotonic()
             if not training.until(lambda: False, rng.uniform(0, length)) and training.process.poll() is not None:

@@ -1,0 +1,84 @@
+"""Where runs are kept: folders, and prefixes in object stores, which hold whole files only."""
+
+import io
+from pathlib import Path
+from typing import TypeAlias
+
+from etils import epath
+
+from jaxseg import config
+
+Folder: TypeAlias = Path | epath.Path
+"""A folder; an `epath.Path` is in an object store."""
+
+SCHEMES = ("gs://", "s3://")
+
+
+def folder(text: str) -> Folder:
+    """A folder by its path, or a prefix in an object store by its URL.
+
+    Raises:
+      UserError: the store is of an unknown kind, or its client is not installed.
+    """
+    if "://" not in text:
+        return Path(text)
+    if not text.startswith(SCHEMES):
+        raise config.UserError(f"{text} is in no known store. Give a folder, gs://BUCKET/... or s3://BUCKET/...")
+    path = epath.Path(text)
+    try:
+        path.exists()
+    except ImportError as error:
+        client = "gcsfs" if text.startswith("gs://") else "s3fs"
+        raise config.UserError(f"{text} needs {client}, which is not installed: pip install {client}.") from error
+    except Exception as error:  # Each store's client has errors of its own.
+        raise config.UserError(f"{text} cannot be reached: {reason(error)}.") from error
+    return path
+
+
+def remote(path: Folder) -> bool:
+    """Whether a path is in an object store."""
+    return isinstance(path, epath.Path)
+
+
+def absolute(path: Folder) -> Folder:
+    """A path that means the same from everywhere."""
+    return path if isinstance(path, epath.Path) else path.absolute()
+
+
+def reason(error: Exception) -> str:
+    """What went wrong, in a line."""
+    said = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+    return str(said)[:200].rstrip(".")
+
+
+class EventFiles:
+    """Lets tensorboardX write to object stores: a file is kept in memory, and stored anew whenever it is flushed."""
+
+    @staticmethod
+    def register() -> None:
+        """For all later writers of this program."""
+        from tensorboardX import record_writer
+
+        for scheme in SCHEMES:
+            record_writer.register_writer_factory(scheme.removesuffix("://"), EventFiles())
+
+    def open(self, path: str) -> "_EventFile":
+        """A new file."""
+        return _EventFile(epath.Path(path))
+
+    def directory_check(self, path: str) -> None:
+        """Prefixes need not be made."""
+
+
+class _EventFile:
+    def __init__(self, path: epath.Path) -> None:
+        self._path, self._content = path, io.BytesIO()
+
+    def write(self, content: bytes) -> None:
+        self._content.write(content)
+
+    def flush(self) -> None:
+        self._path.write_bytes(self._content.getvalue())
+
+    def close(self) -> None:
+        self.flush()
