@@ -76,7 +76,7 @@ def train(argv: Sequence[str]) -> None:
     """``--config FILE --workdir DIR [--section.setting value ...]``."""
     parser = _Parser("train", description="Trains a network; goes on where DIR holds a run.", add_help=False)
     parser.add_argument("--config", type=Path, help="a file that defines config = Config(...)")
-    parser.add_argument("--workdir", help="folder of the run, or gs://BUCKET/... or s3://BUCKET/...")
+    parser.add_argument("--workdir", help="folder of the run, or gs://BUCKET/...")
     parser.add_argument("--coordinator", default="", help="host:port of process 0, for a run of several processes")
     parser.add_argument("--processes", type=int, help="how many processes there are")
     parser.add_argument("--process", type=int, help="which of them this is, from 0")

@@ -1,4 +1,4 @@
-"""Where runs are kept: folders, and prefixes in object stores, which hold whole files only."""
+"""Where runs are kept: folders, and prefixes in an object store, which holds whole files only."""
 
 import io
 from pathlib import Path
@@ -11,25 +11,25 @@ from jaxseg import config
 Folder: TypeAlias = Path | epath.Path
 """A folder; an `epath.Path` is in an object store."""
 
-SCHEMES = ("gs://", "s3://")
+SCHEME = "gs://"
+"""Of the object store that Orbax can write to, Google Cloud Storage."""
 
 
 def folder(text: str) -> Folder:
     """A folder by its path, or a prefix in an object store by its URL.
 
     Raises:
-      UserError: the store is of an unknown kind, or its client is not installed.
+      UserError: the store is of another kind or cannot be reached, or its client is not installed.
     """
     if "://" not in text:
         return Path(text)
-    if not text.startswith(SCHEMES):
-        raise config.UserError(f"{text} is in no known store. Give a folder, gs://BUCKET/... or s3://BUCKET/...")
+    if not text.startswith(SCHEME):
+        raise config.UserError(f"{text} is in no store that checkpoints can be in. Give a folder, or gs://BUCKET/...")
     path = epath.Path(text)
     try:
         path.exists()
     except ImportError as error:
-        client = "gcsfs" if text.startswith("gs://") else "s3fs"
-        raise config.UserError(f"{text} needs {client}, which is not installed: pip install {client}.") from error
+        raise config.UserError(f"{text} needs gcsfs, which is not installed: pip install gcsfs.") from error
     except Exception as error:  # Each store's client has errors of its own.
         raise config.UserError(f"{text} cannot be reached: {reason(error)}.") from error
     return path
@@ -52,15 +52,14 @@ def reason(error: Exception) -> str:
 
 
 class EventFiles:
-    """Lets tensorboardX write to object stores: a file is kept in memory, and stored anew whenever it is flushed."""
+    """Lets tensorboardX write to an object store: a file is kept in memory, and stored anew whenever it is flushed."""
 
     @staticmethod
     def register() -> None:
         """For all later writers of this program."""
         from tensorboardX import record_writer
 
-        for scheme in SCHEMES:
-            record_writer.register_writer_factory(scheme.removesuffix("://"), EventFiles())
+        record_writer.register_writer_factory(SCHEME.removesuffix("://"), EventFiles())
 
     def open(self, path: str) -> "_EventFile":
         """A new file."""
