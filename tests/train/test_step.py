@@ -90,6 +90,26 @@ def test_frozen_statistics_stay():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize(("parts", "remat"), [(2, False), (4, True)])
+def test_parts_and_rematerialization_change_nothing(numbers, parts, remat):
+    """Images with no object, one and many are in different parts; batch norm would see the parts, so it is frozen."""
+    results = []
+    for accumulate, again in ((1, False), (parts, remat)):
+        norm = Norm(frozen=True)
+        network = Network(TinyEncoder(norm=norm), classes=4, embedding=4, width=0.25, norm=norm, remat=again)
+        update = optax.sgd(1.0)
+        task = segmentation.Recipe(network, update, 4, config.TargetSettings(max_instances=6))
+        begin = state.create(network, update, 0, SIZE)
+        run = jax.jit(lambda s, b, task=task, n=accumulate: step.step(s, b, numbers, task, n))
+        results.append(run(begin, batch()))
+    (one, scalars), (other, more) = results
+    assert scalars.keys() == more.keys()
+    for name, value in scalars.items():
+        assert float(value) == pytest.approx(float(more[name]), rel=1e-5, abs=1e-6), name
+    for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(other.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * max(1, np.abs(a).max()))
+
+
 def test_weight_decay_leaves_norms_and_biases():
     update = state.optimizer(config.Optimizer(name="sgd", learning_rate=0.1, warmup=0.0, weight_decay=0.5), 10)
     params = {"conv": {"kernel": jnp.ones((3, 3, 1, 1)), "bias": jnp.ones(1)}, "norm": {"scale": jnp.ones(4)}}
