@@ -8,7 +8,7 @@ otherwise for the device that is there. XLA for processors drops what rematerial
 accelerators show its effect.
 
 "peak" is what must fit: arguments (parameters, their moments, the batch), results that do not take an argument's place,
-and what the step needs on the way. "flops" is the compiler's own count.
+and what the step needs on the way. GFLOP and accessed GiB are the compiler's own counts for one step.
 """
 
 import argparse
@@ -107,6 +107,7 @@ def _row(settings: Any, batch: int, device: Any) -> dict[str, Any]:
         "arguments_mib": round(plan.argument_size_in_bytes / MIB, 1),
         "temporary_mib": round(plan.temp_size_in_bytes / MIB),
         "gflops": round(cost.get("flops", 0) / 1e9),
+        "accessed_gib": round(cost.get("bytes accessed", 0) / 2**30, 2),
     }
 
 
@@ -115,10 +116,10 @@ def _show(rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table()
-    for title in ("remat", "images", "peak, MiB", "on the way, MiB", "GFLOP"):
+    for title in ("remat", "images", "peak, MiB", "on the way, MiB", "GFLOP", "accessed, GiB"):
         table.add_column(title, justify="right")
     for row in rows:
-        figures = [str(row.get(name) or "") for name in ("temporary_mib", "gflops")]
+        figures = [str(row.get(name) or "") for name in ("temporary_mib", "gflops", "accessed_gib")]
         table.add_row(str(row["remat"]), str(row["batch"]), str(row["peak_mib"] or "does not fit"), *figures)
     Console(stderr=True).print(table)
 
