@@ -121,7 +121,7 @@ def _show(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         figures = [str(row.get(name) or "") for name in ("temporary_mib", "gflops", "accessed_gib")]
         table.add_row(str(row["remat"]), str(row["batch"]), str(row["peak_mib"] or "does not fit"), *figures)
-    Console(stderr=True).print(table)
+    Console(stderr=True, width=110).print(table)
 
 
 if __name__ == "__main__":

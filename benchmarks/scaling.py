@@ -204,7 +204,7 @@ def _show(rows: list[dict[str, Any]]) -> None:
         shares = (f"{100 * share:.1f} %" for share in row["shares"].values())
         rate, efficiency = f"{row['images_per_second']:.1f}", f"{100 * row['efficiency']:.0f} %"
         table.add_row(str(row["devices"]), str(row["batch"]), rate, efficiency, *shares)
-    Console(stderr=True).print(table)
+    Console(stderr=True, width=110).print(table)
 
 
 def _machine(settings: Any, options: argparse.Namespace) -> dict[str, Any]:
