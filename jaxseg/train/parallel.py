@@ -21,8 +21,8 @@ AXIS = "devices"
 HEARTBEAT = 20
 """Seconds after which a process that is no longer heard of is lost, and the others end."""
 
-LAUNCHERS = {"SLURM_NTASKS": "Slurm", "OMPI_COMM_WORLD_SIZE": "Open MPI"}
-"""Environment variables in which a launcher tells each process how many there are."""
+LAUNCHERS = {"SLURM_STEP_NODELIST": "SLURM_NTASKS", "OMPI_COMM_WORLD_RANK": "OMPI_COMM_WORLD_SIZE"}
+"""Environment variables that Slurm's srun and Open MPI's mpirun set, and that in which they say how many they start."""
 
 
 def prepare_host() -> None:
@@ -70,13 +70,13 @@ def connect(coordinator: str = "", processes: int | None = None, process: int | 
         reason = str(error).splitlines()[0][:200]
         raise config.UserError(
             f"The processes of this run do not find one another: {reason} "
-            "Check --coordinator, --processes and --process."
+            "Give each of them --coordinator HOST:PORT, --processes N and --process I."
         ) from error
 
 
 def managed() -> bool:
     """Whether a cluster started this process as one of several."""
-    if any(int(os.environ.get(name, "1")) > 1 for name in LAUNCHERS):
+    if any(started in os.environ and int(os.environ.get(count, "1")) > 1 for started, count in LAUNCHERS.items()):
         return True
     hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
     return len(hosts) > 1 or ("KUBERNETES_SERVICE_HOST" in os.environ and "JOB_COMPLETION_INDEX" in os.environ)
