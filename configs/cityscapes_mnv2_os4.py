@@ -24,5 +24,5 @@ config = Config(
     targets=TargetSettings(max_instances=128),
     grouping=Grouping(slots=128),
     optimizer=Optimizer(name="adamw", learning_rate=5e-4, decay="poly"),
-    train=Train(steps=75_000, batch=8, save_every=1000),
+    train=Train(steps=75_000, batch=8, save_every=1000, validate_every=5000),
 )

@@ -26,5 +26,5 @@ config = Classification(
     optimizer=Optimizer(
         name="sgd", learning_rate=0.1, warmup=1 / 24, decay="cosine", weight_decay=1e-3, clip=10.0, average=0.9999
     ),
-    train=Train(steps=1_000_000, batch=256, save_every=5000, picture_every=0),
+    train=Train(steps=1_000_000, batch=256, save_every=5000, picture_every=0, validate_every=25_000),
 )

@@ -25,5 +25,5 @@ config = Classification(
     optimizer=Optimizer(
         name="sgd", learning_rate=0.1, warmup=1 / 30, decay="cosine", weight_decay=4e-4, clip=10.0, average=0.9999
     ),
-    train=Train(steps=615_000, batch=500, save_every=5000, picture_every=0),
+    train=Train(steps=615_000, batch=500, save_every=5000, picture_every=0, validate_every=25_000),
 )

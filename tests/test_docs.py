@@ -11,7 +11,8 @@ from jaxseg import cli, config
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 OWN = {"--config", "--workdir", "--split", "--output", "--model", "--json", "--images", "--submission", "--frames"}
-FLAGS = {"--sweep"}
+OWN |= {"--coordinator", "--processes", "--process"}
+FLAGS = {"--sweep", "--best"}
 
 
 def _commands() -> list[tuple[str, str]]:
