@@ -44,7 +44,16 @@ def test_cityscapes_rows_train_a_step_on_generated_images(path, tmp_path):
     settings = cli.read_config(path)
     overrides = ["--data.builder", "shapes", "--data.shapes.size", "32", "64", "--data.crop", "32", "64"]
     overrides += ["--data.shapes.train", "2", "--data.shapes.val", "1", "--data.cache", str(tmp_path / "cache")]
-    overrides += ["--train.steps", "1", "--train.batch", "1", "--train.picture-every", "0"]
+    overrides += [
+        "--train.steps",
+        "1",
+        "--train.batch",
+        "1",
+        "--train.picture-every",
+        "0",
+        "--train.validate-every",
+        "0",
+    ]
     overrides += ["--model.encoder-width", "0.25", "--model.decoder-width", "0.25"]
     if settings.model.encoder == "darknet53":
         overrides += ["--model.encoder-blocks", "1", "1", "1", "1", "1"]

@@ -281,7 +281,10 @@ def _read_through(folder: storage.Folder) -> None:
     """
     base = f"{folder}/" if storage.remote(folder) else {"driver": "file", "path": f"{folder}/"}
     store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
-    for key in store.list().result():
+    keys = store.list().result()
+    if not keys:
+        raise ValueError("its arrays are missing")
+    for key in keys:
         store.read(key).result()
 
 

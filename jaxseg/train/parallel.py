@@ -5,6 +5,8 @@
 
 import contextlib
 import os
+import socket
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,6 +22,9 @@ AXIS = "devices"
 
 HEARTBEAT = 20
 """Seconds after which a process that is no longer heard of is lost, and the others end."""
+
+PATIENCE = 300
+"""Seconds that a process waits for process 0."""
 
 LAUNCHERS = {"SLURM_STEP_NODELIST": "SLURM_NTASKS", "OMPI_COMM_WORLD_RANK": "OMPI_COMM_WORLD_SIZE"}
 """Environment variables that Slurm's srun and Open MPI's mpirun set, and that in which they say how many they start."""
@@ -58,6 +63,8 @@ def connect(coordinator: str = "", processes: int | None = None, process: int | 
         )
     if not any(given) and not managed():
         return
+    if coordinator:
+        _require_answer(coordinator, process or 0)
     try:
         jax.distributed.initialize(
             coordinator or None,
@@ -72,6 +79,29 @@ def connect(coordinator: str = "", processes: int | None = None, process: int | 
             f"The processes of this run do not find one another: {reason} "
             "Give each of them --coordinator HOST:PORT, --processes N and --process I."
         ) from error
+
+
+def _require_answer(coordinator: str, process: int) -> None:
+    """Waits until process 0 is there; JAX would end the program without a line of ours.
+
+    Raises:
+      UserError: no "host:port", or nobody answers.
+    """
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise config.UserError(f"--coordinator {coordinator} is no HOST:PORT. Name a free port of process 0's machine.")
+    end = time.monotonic() + PATIENCE
+    while process:
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+            return
+        except OSError as error:
+            if time.monotonic() > end:
+                raise config.UserError(
+                    f"Nobody answers at {coordinator}: {error.strerror or error}. Start process 0 there, with the same "
+                    "--coordinator, and see that this machine can reach it."
+                ) from error
+            time.sleep(1)
 
 
 def managed() -> bool:

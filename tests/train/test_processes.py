@@ -1,0 +1,69 @@
+"""Runs that lose a process, and runs that go on with other devices."""
+
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from jaxseg.config import UserError
+from jaxseg.train import parallel
+from tests.train.runs import Training, assert_stopped, saved, state, write
+from tests.train.test_devices import free_port
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_lost_process_ends_the_other_within_a_minute(tmp_path, victim):
+    """Without the leading process, JAX itself may be the first to say so and to end the other."""
+    file = write(tmp_path)
+    flags = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_NUM_CPU_DEVICES": "1"}
+    joined = ("--coordinator", f"localhost:{free_port()}", "--processes", 2)
+    runs = [Training(file, tmp_path / "run", *joined, "--process", i, **flags) for i in range(2)]
+    assert runs[0].until(lambda: saved(tmp_path / "run")[-1]), runs[0].said.read_text()
+    runs[victim].signal(signal.SIGKILL).end()
+    status, said = runs[1 - victim].end(60)
+    if victim == 0 and status == -signal.SIGABRT:
+        assert "another task died" in said
+    else:
+        assert_stopped(status, said, "Another process of this run ended", "go on from step")
+
+
+def test_a_run_goes_on_with_other_devices(tmp_path):
+    """From 1 device to 4 and back: as on one, within 1e-5."""
+    file = write(tmp_path, "sgd", 1e-3, 40)
+    results = []
+    for counts in ((1,), (1, 4, 1)):
+        workdir = tmp_path / f"run{len(results)}"
+        for i, count in enumerate(counts):
+            flags = f"--xla_force_host_platform_device_count={count} --xla_backend_optimization_level=0"
+            before = saved(workdir)[-1]
+            training = Training(file, workdir, XLA_FLAGS=flags)
+            if i < len(counts) - 1:
+                assert training.until(lambda b=before, w=workdir: saved(w)[-1] > b)
+                training.signal(signal.SIGTERM)
+            status, said = training.end()
+            assert status == (143 if i < len(counts) - 1 else 0), said
+            assert f"{count} x cpu" in said
+        results.append(state(workdir))
+        assert results[-1].step == 40
+    for a, b in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * max(1, np.abs(a).max()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("localhost:1", None, None), "go together"),
+        (("localhost", 2, 1), "localhost is no HOST:PORT"),
+        (("localhost:70000", 2, 1), "localhost:70000 is no HOST:PORT"),
+    ],
+)
+def test_processes_that_are_not_described_are_refused(arguments, message):
+    with pytest.raises(UserError, match=message):
+        parallel.connect(*arguments)
+
+
+def test_a_process_that_nobody_answers_ends(monkeypatch):
+    monkeypatch.setattr(parallel, "PATIENCE", 1)
+    with pytest.raises(UserError, match=r"Nobody answers at localhost:\d+"):
+        parallel.connect(f"localhost:{free_port()}", 2, 1)
