@@ -63,8 +63,7 @@ def _row(settings: Any, batch: int, device: Any) -> dict[str, Any]:
     import numpy as np
     from jax.sharding import SingleDeviceSharding
 
-    from jaxseg.apps import model
-    from jaxseg.train import segmentation
+    from jaxseg.apps import model, segmentation
     from jaxseg.train.step import step
     from jaxseg.types import Batch
 
@@ -73,20 +72,9 @@ def _row(settings: Any, batch: int, device: Any) -> dict[str, Any]:
     def shapes(tree: Any) -> Any:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=placed), tree)
 
-    network = model.module(settings)
-    classes = len(settings.data.classes) + 1
-    task = segmentation.Recipe(
-        network=network,
-        update=model.optimizer(settings, network),
-        superpixel=settings.superpixels.size,
-        targets=settings.targets,
-        normalize=settings.losses.normalize,
-        clustering=settings.model.clustering,
-    )
-    even = np.full(classes, 1 / classes, np.float32)
-    numbers = segmentation.numbers(
-        settings.losses, even, settings.superpixels.compactness, average=settings.optimizer.average
-    )
+    network, classes = model.module(settings), len(settings.data.classes) + 1
+    task = segmentation.recipe(settings, network)
+    numbers = segmentation.numbers(settings, np.full(classes, 1 / classes, np.float32))
     state = shapes(jax.eval_shape(lambda: model.begin(network, settings)))
     size = (batch, *settings.data.crop)
     maps = [jax.ShapeDtypeStruct(size, dtype, sharding=placed) for dtype in (np.uint8, np.uint16)]

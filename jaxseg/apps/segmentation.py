@@ -12,6 +12,7 @@ from jaxseg import config
 from jaxseg.apps import files, model, scores
 from jaxseg.metrics import Confusion, PanopticQuality, Truth
 from jaxseg.train import loop, parallel, segmentation, state, storage
+from jaxseg.train.step import Numbers
 from jaxseg.types import Batch
 
 FREQUENCIES = "class_frequencies.json"
@@ -43,26 +44,42 @@ def job(settings: config.Config, layout: Any, workdir: storage.Folder, resumed: 
     """
     dataset = _opened(settings, layout)
     frequencies = _frequencies(workdir, dataset, resumed)
-    network, clustering = model.network(settings, parallel.AXIS), settings.model.clustering
-    task = segmentation.Recipe(
-        network=network,
-        update=model.optimizer(settings, network),
-        superpixel=settings.superpixels.size,
-        targets=settings.targets,
-        normalize=settings.losses.normalize,
-        clustering=clustering,
-    )
-    numbers = segmentation.numbers(
-        settings.losses, frequencies, settings.superpixels.compactness, clustering, settings.optimizer.average
-    )
     return loop.Job(
-        task=task,
-        numbers=numbers,
+        task=recipe(settings, model.network(settings, parallel.AXIS)),
+        numbers=numbers(settings, frequencies),
         batches=_batches(settings, dataset),
         images=len(dataset.records["train"]),
         names=_names(settings, dataset),
         pictures=_pictures(settings, dataset),
         validation=_validation(settings, dataset),
+    )
+
+
+def recipe(settings: config.Config, network: Any) -> segmentation.Recipe:
+    """What fixes the program of a run's step.
+
+    Args:
+      settings: of the run.
+      network: of the run; its batch norm reduces over devices or not.
+    """
+    return segmentation.Recipe(
+        network=network,
+        update=model.optimizer(settings, network),
+        superpixel=settings.superpixels.size,
+        targets=settings.targets,
+        normalize=settings.losses.normalize,
+        clustering=settings.model.clustering,
+    )
+
+
+def numbers(settings: config.Config, frequencies: np.ndarray) -> Numbers:
+    """The traced numbers of a run's step; ``frequencies`` are the classes' shares of the labelled pixels."""
+    return segmentation.numbers(
+        settings.losses,
+        frequencies,
+        settings.superpixels.compactness,
+        settings.model.clustering,
+        settings.optimizer.average,
     )
 
 
