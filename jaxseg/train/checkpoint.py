@@ -262,10 +262,9 @@ def _plain(state: TrainState) -> dict[str, Any]:
 
 def _checksums(tree: dict[str, Any]) -> tuple[list[str], list[int]]:
     """Names and CRC-32 of all arrays, in an order of names."""
-    leaves = sorted((_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree))
-    return [n for n, _ in leaves], [
-        zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data) for _, leaf in leaves
-    ]
+    leaves = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    names = sorted(leaves)
+    return names, [zlib.crc32(np.ascontiguousarray(leaves[name]).reshape(-1).view(np.uint8).data) for name in names]
 
 
 def _name(path: tuple) -> str:

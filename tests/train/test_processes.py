@@ -8,18 +8,34 @@ import pytest
 
 from jaxseg.config import UserError
 from jaxseg.train import parallel
-from tests.train.runs import Training, assert_stopped, saved, state, write
+from tests.train.runs import STEPS, Training, assert_stopped, saved, state, write
 from tests.train.test_devices import free_port
+
+
+def two(folder):
+    """Two processes of one run, after their first checkpoint."""
+    flags = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_NUM_CPU_DEVICES": "1"}
+    joined = ("--coordinator", f"localhost:{free_port()}", "--processes", 2)
+    runs = [Training(write(folder), folder / "run", *joined, "--process", i, **flags) for i in range(2)]
+    assert runs[0].until(lambda: saved(folder / "run")[-1]), runs[0].said.read_text()
+    return runs
+
+
+def test_a_signal_to_one_process_stops_all_at_one_step(tmp_path):
+    runs = two(tmp_path)
+    runs[1].signal(signal.SIGTERM)
+    ends = [run.end() for run in runs]
+    last = saved(tmp_path / "run")[-1]
+    assert 0 < last < STEPS
+    for status, said in ends:
+        assert status == 128 + signal.SIGTERM
+        assert f"stopped by SIGTERM at step {last}, which is saved" in said.splitlines()[-1]
 
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_lost_process_ends_the_other_within_a_minute(tmp_path, victim):
     """Without the leading process, JAX itself may be the first to say so and to end the other."""
-    file = write(tmp_path)
-    flags = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_NUM_CPU_DEVICES": "1"}
-    joined = ("--coordinator", f"localhost:{free_port()}", "--processes", 2)
-    runs = [Training(file, tmp_path / "run", *joined, "--process", i, **flags) for i in range(2)]
-    assert runs[0].until(lambda: saved(tmp_path / "run")[-1]), runs[0].said.read_text()
+    runs = two(tmp_path)
     runs[victim].signal(signal.SIGKILL).end()
     status, said = runs[1 - victim].end(60)
     if victim == 0 and status == -signal.SIGABRT:
