@@ -23,7 +23,7 @@ config = Config(
     model=Model(encoder="tests.tiny_encoder:TinyEncoder", encoder_stride=8, decoder_width=0.25, embedding=4),
     targets=TargetSettings(max_instances=3),
     grouping=Grouping(slots=12, center=0.05),
-    train=Train(steps=2, batch=2, log_every=1, save_every=2, picture_every=2),
+    train=Train(steps=2, batch=2, log_every=1, save_every=2, picture_every=0),
 )
 """
 

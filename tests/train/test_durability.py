@@ -12,7 +12,7 @@ import pytest
 from jaxseg import cli
 from tests.train.runs import STEPS, Training, assert_same, assert_stopped, saved, state, write
 
-KILLS = int(os.environ.get("JAXSEG_TEST_KILLS", "2"))
+KILLS = int(os.environ.get("JAXSEG_TEST_KILLS", "1"))
 LENGTH = 12
 """Seconds that a run takes, about; the first half of them goes by before the first update."""
 

@@ -1,0 +1,344 @@
+"""The stages around the network beside what one would otherwise take, in one interleaved run on the same images.
+
+python benchmarks/stages.py [--photos FOLDER] [--size 512 1024] [--rounds 15]
+
+Needs the peers: pip install scikit-learn scipy, and for superpixels opencv-contrib-python-headless and fast-slic (which
+builds with pip install --no-build-isolation fast-slic once cython and numpy are there). A peer that is missing is left
+out. Each round calls ours and every peer once, in turns, on the next image; a ratio is the median over the rounds of
+peer / ours, so that whatever else the machine does weighs on both. Prints a table on stderr, a line of JSON on stdout.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxseg import segment, targets
+from jaxseg.data import shapes
+from jaxseg.ops import clustering, components, superpixels
+from jaxseg.types import Capacity, Thresholds
+
+K = 4
+"""Side of a superpixel's cell."""
+
+COMPACTNESS = 3.0
+SLOTS = 64
+DIMENSIONS = 32
+
+
+class Stage(NamedTuple):
+    """A stage and its peers.
+
+    Attributes:
+      name: of the stage.
+      ours: number of the image to the result.
+      peers: name to the same by another library.
+      goals: name of a peer to the ratio peer / ours that is aimed at.
+    """
+
+    name: str
+    ours: Callable[[int], Any]
+    peers: dict[str, Callable[[int], Any]]
+    goals: dict[str, float]
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", type=Path, help="folder of photographs for the superpixels; else generated scenes")
+    parser.add_argument("--size", type=int, nargs=2, default=(512, 1024), help="height and width of the frames")
+    parser.add_argument("--rounds", type=int, default=15)
+    options = parser.parse_args()
+    size = tuple(options.size)
+    scenes = [shapes.scene(np.random.default_rng(i), size, 4) for i in range(4)]
+    images = _photos(options.photos, size) if options.photos else [scene.image for scene in scenes]
+    rows = []
+    for stage in (*_superpixels(images), *_components(size), *_grouping(size), *_whole(scenes), *_targets(scenes)):
+        rows += _measured(stage, options.rounds)
+        print(f"{stage.name}: {rows[-1]['ours_ms']:.2f} ms", file=sys.stderr, flush=True)
+    _show(rows)
+    machine = {"cores": os.cpu_count(), "machine": platform.machine(), "device": jax.devices()[0].device_kind}
+    about = {"size": size, "k": K, "rounds": options.rounds, "photos": bool(options.photos), "jax": jax.__version__}
+    print(json.dumps({**about, **machine, "rows": rows}))
+
+
+def _photos(folder: Path, size: tuple[int, int]) -> list[np.ndarray]:
+    """Photographs enlarged to cover the frame, and its middle cut out."""
+    found = []
+    for path in sorted(p for p in folder.iterdir() if p.suffix in (".jpg", ".png")):
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        scale = max(size[0] / image.shape[0], size[1] / image.shape[1])
+        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else 1)
+        top, left = (image.shape[0] - size[0]) // 2, (image.shape[1] - size[1]) // 2
+        found.append(np.ascontiguousarray(image[top : top + size[0], left : left + size[1], ::-1]))
+    if not found:
+        sys.exit(f"{folder} holds no image.")
+    return found
+
+
+def _ready(run: Callable, inputs: list[Any]) -> Callable[[int], Any]:
+    """A compiled function on the i-th of inputs that lie on the device already."""
+    compiled, placed = jax.jit(run), [jax.device_put(x) for x in inputs]
+    return lambda i: jax.block_until_ready(compiled(*placed[i % len(placed)]))
+
+
+def _superpixels(images: list[np.ndarray]) -> Iterator[Stage]:
+    height, width = images[0].shape[:2]
+    cells = height // K * (width // K)
+    inputs = [(image,) for image in images]
+    for name, iterations, goals in (
+        ("assignment, with Lab", 1, {"fast-slic, 1 iteration": 6.0, "OpenCV, 1 iteration": 15.0}),
+        ("SLIC of 10 iterations", 10, {"fast-slic, 10 iterations": 1.0}),
+    ):
+        peers: dict[str, Callable[[int], Any]] = {}
+        title = f"{iterations} iteration{'s' if iterations > 1 else ''}"
+        try:
+            from fast_slic.avx2 import SlicAvx2
+
+            peers[f"fast-slic, {title}"] = lambda i, n=iterations: SlicAvx2(
+                num_components=cells, compactness=10
+            ).iterate(images[i % len(images)], max_iter=n)
+        except ImportError:
+            pass
+        if hasattr(cv2, "ximgproc"):
+
+            def opencv(i: int, n: int = iterations) -> Any:
+                lab = cv2.cvtColor(images[i % len(images)], cv2.COLOR_RGB2Lab)
+                slic = cv2.ximgproc.createSuperpixelSLIC(lab, cv2.ximgproc.SLIC, K, 10.0)
+                slic.iterate(n)
+                return slic.getLabels()
+
+            peers[f"OpenCV, {title}"] = opencv
+        if iterations == 1:
+            yield Stage(name, _ready(lambda image: superpixels.assign(image, K, COMPACTNESS), inputs), peers, goals)
+        else:
+            run = _ready(lambda image, n=iterations: superpixels.slic(image, K, COMPACTNESS, n), inputs)
+            yield Stage(name, run, peers, goals)
+
+
+def _components(size: tuple[int, int]) -> Iterator[Stage]:
+    from scipy import ndimage
+
+    h, w = size[0] // K, size[1] // K
+    blobs = [cv2.GaussianBlur(np.random.default_rng(i).random((h, w)), (0, 0), 3) > 0.52 for i in range(4)]
+    grids = {
+        "blobs": blobs,
+        "spiral": [_spiral(h, w)],
+        "snake": [_snake(h, w)],
+        "checkerboard": [np.indices((h, w)).sum(0) % 2 == 0],
+    }
+    for name, masks in grids.items():
+        ours = _ready(lambda mask: components.label(mask, 8), [(mask,) for mask in masks])
+        peer = {"SciPy": lambda i, masks=masks: ndimage.label(masks[i % len(masks)], np.ones((3, 3)))}
+        yield Stage(f"components, {name}", ours, peer, {"SciPy": 1 / 2.5 if name == "blobs" else 1 / 6})
+
+
+def _spiral(h: int, w: int) -> np.ndarray:
+    """One path from the border to the middle."""
+    mask = np.zeros((h, w), bool)
+    top, left, bottom, right = 0, 0, h - 1, w - 1
+    while top <= bottom and left <= right:
+        mask[top, left : right + 1] = True
+        mask[top : bottom + 1, right] = True
+        mask[bottom, left : right + 1] = True
+        mask[top + 2 : bottom + 1, left] = True
+        if top + 2 <= bottom and left + 2 <= right:
+            mask[top + 2, left : left + 2] = True
+        top, left, bottom, right = top + 2, left + 2, bottom - 2, right - 2
+    return mask
+
+
+def _snake(h: int, w: int) -> np.ndarray:
+    """One path that runs to and fro."""
+    mask = np.zeros((h, w), bool)
+    mask[::2] = True
+    mask[1::4, -1] = True
+    mask[3::4, 0] = True
+    return mask
+
+
+def _grouping(size: tuple[int, int]) -> Iterator[Stage]:
+    h, w = size[0] // K, size[1] // K
+    rng = np.random.default_rng(0)
+    for count in (64, 256):
+        embedding = rng.normal(size=(h, w, DIMENSIONS)).astype(np.float32)
+        centers = rng.normal(size=(count, DIMENSIONS)).astype(np.float32)
+        things, ids, valid = np.ones((h, w), np.int32), np.ones(count, np.int32), np.ones(count, bool)
+        ours = _ready(lambda *a: clustering.assign(*a, 100.0), [(embedding, things, centers, ids, valid)])
+        flat = embedding.reshape(-1, DIMENSIONS)
+        peers: dict[str, Callable[[int], Any]] = {}
+        try:
+            from sklearn.metrics import pairwise_distances_argmin
+
+            peers["scikit-learn"] = lambda i, c=centers, flat=flat: pairwise_distances_argmin(flat, c)
+        except ImportError:
+            pass
+        yield Stage(f"grouping, {count} centers", ours, peers, {"scikit-learn": 2.0} if count == 64 else {})
+
+
+def _whole(scenes: list[Any]) -> Iterator[Stage]:
+    """Everything behind the network, on what a perfect network would give."""
+    size = scenes[0].image.shape[:2]
+    capacity = Capacity(slots=SLOTS, superpixel=K)
+    plan, thresholds = segment.geometry(size, capacity), Thresholds(0.6, 0.5, 0.1, COMPACTNESS)
+    inputs, count = [], []
+    for scene in scenes:
+        assignment = superpixels.assign(jnp.asarray(scene.image), K, COMPACTNESS)
+        truth = targets.make(scene.semantic, scene.instance, assignment, K, SLOTS, style="disc", radius=1.5)
+        inputs.append((segment.oracle(truth, 5, DIMENSIONS), assignment))
+        count.append(int(truth.valid.sum()))
+    host = [jax.device_get(pair) for pair in inputs]
+    owners = [np.asarray(superpixels.ids(pair[1], K)) for pair in inputs]
+    ours = _ready(lambda o, a: segment.finish(o, a, plan, capacity, thresholds), inputs)
+
+    def peer(i: int) -> Any:
+        return post_process(host[i % len(host)][0], owners[i % len(host)], thresholds)
+
+    name = f"post-process, {statistics.mean(count):.0f} objects"
+    yield Stage(name, ours, {"NumPy and SciPy": peer}, {"NumPy and SciPy": 4.0})
+
+
+def post_process(outputs: Any, owner: np.ndarray, thresholds: Thresholds) -> tuple[np.ndarray, np.ndarray, list[Any]]:
+    """What `segment.finish` does, as one would write it with NumPy and SciPy.
+
+    Args:
+      outputs: of one image, on the host.
+      owner: (H, W) index of the superpixel of each pixel.
+      thresholds: numbers of the grouping.
+
+    Returns:
+      Class and object of each pixel, and boxes.
+    """
+    from scipy import ndimage
+    from scipy.spatial.distance import cdist
+
+    classes = outputs.semantic.argmax(-1)
+    confidence = 1 / (1 + np.exp(-outputs.center))
+    ids = np.zeros(classes.shape, np.int32)
+    for c in np.unique(classes[classes > 0]):
+        labels, n = ndimage.label((confidence > thresholds.center) & (classes == c), np.ones((3, 3)))
+        if not n:
+            continue
+        index = np.arange(1, n + 1)
+        middles = np.rint(ndimage.center_of_mass(labels > 0, labels, index)).astype(int)
+        scores = ndimage.maximum(confidence, labels, index)
+        centers = outputs.embedding[tuple(middles[np.argsort(-scores, kind="stable")].T)]
+        apart = cdist(centers, centers)
+        keep: list[int] = []
+        for j in range(n):
+            if all(apart[j, k] > thresholds.duplicate for k in keep):
+                keep.append(j)
+        elements = np.nonzero(classes == c)
+        distance = cdist(outputs.embedding[elements], centers[keep])
+        nearest = distance.argmin(1)
+        near = distance[np.arange(len(nearest)), nearest] <= thresholds.assignment
+        ids[elements] = np.where(near, nearest + 1 + ids.max(), 0)
+    semantic, instance = classes.ravel()[owner].astype(np.uint8), ids.ravel()[owner].astype(np.uint16)
+    np.bincount(instance.ravel())
+    return semantic, instance, ndimage.find_objects(instance.astype(np.int32))
+
+
+def _targets(scenes: list[Any]) -> Iterator[Stage]:
+    inputs = []
+    for scene in scenes:
+        assignment = superpixels.assign(jnp.asarray(scene.image), K, COMPACTNESS)
+        inputs.append((scene.semantic, scene.instance, np.asarray(assignment)))
+    ours = _ready(lambda s, i, a: targets.make(s, i, a, K, SLOTS, style="disc", radius=1.5), inputs)
+    owners = [np.asarray(superpixels.ids(jnp.asarray(x[2]), K)) for x in inputs]
+
+    def peer(i: int) -> Any:
+        semantic, instance, _ = inputs[i % len(inputs)]
+        return make_targets(semantic, instance, owners[i % len(inputs)])
+
+    yield Stage("targets", ours, {"NumPy": peer}, {"NumPy": 3.0})
+
+
+def make_targets(semantic: np.ndarray, instance: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, ...]:
+    """What `targets.make` does, as one would write it with NumPy.
+
+    Args:
+      semantic: (H, W) classes.
+      instance: (H, W) objects.
+      owner: (H, W) index of the superpixel of each pixel.
+
+    Returns:
+      Class, object and confidence of each element; center and class of each object.
+    """
+    height, width = owner.shape
+    h, w = height // K, width // K
+    y, x = np.mgrid[:height, :width]
+    flat, n = owner.ravel(), h * w
+    area = np.maximum(np.bincount(flat, minlength=n), 1)
+    rows = np.rint(np.bincount(flat, y.ravel(), n) / area).astype(int).reshape(h, w)
+    columns = np.rint(np.bincount(flat, x.ravel(), n) / area).astype(int).reshape(h, w)
+    labels, ids = semantic[rows, columns], instance[rows, columns]
+    present, slot = np.unique(ids, return_inverse=True)
+    slot = slot.reshape(h, w)
+    gy, gx = np.mgrid[:h, :w]
+    confidence = np.zeros((h, w), np.float32)
+    centers, classes = [], []
+    for i, name in enumerate(present):
+        if name == 0:
+            continue
+        ys, xs = gy[slot == i], gx[slot == i]
+        nearest = np.argmin((ys - ys.mean()) ** 2 + (xs - xs.mean()) ** 2)
+        centers.append((ys[nearest], xs[nearest]))
+        classes.append(labels[centers[-1]])
+        confidence[(slot == i) & ((gy - ys[nearest]) ** 2 + (gx - xs[nearest]) ** 2 <= 1.5**2)] = 1
+    return labels, slot, confidence, np.array(centers), np.array(classes)
+
+
+def _measured(stage: Stage, rounds: int) -> list[dict[str, Any]]:
+    """A row for each peer; the first call of each compiles or warms up."""
+    runs = {"ours": stage.ours, **stage.peers}
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for i in range(-1, rounds):
+        for name, run in runs.items():
+            begun = time.perf_counter()
+            run(max(i, 0))
+            if i >= 0:
+                times[name].append(1000 * (time.perf_counter() - begun))
+    ours = statistics.median(times["ours"])
+    rows = []
+    for name in stage.peers or {"none": None}:
+        row: dict[str, Any] = {"stage": stage.name, "ours_ms": ours, "peer": name}
+        if name in times:
+            ratios = [peer / mine for peer, mine in zip(times[name], times["ours"], strict=True)]
+            quarters = statistics.quantiles(ratios, n=4)
+            row |= {"peer_ms": statistics.median(times[name]), "ratio": statistics.median(ratios)}
+            row |= {"ratio_quartiles": [quarters[0], quarters[2]], "goal": stage.goals.get(name)}
+        rows.append(row)
+    return rows
+
+
+def _show(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for title in ("stage", "ours, ms", "peer", "peer, ms", "peer / ours", "goal"):
+        table.add_column(title, justify="left" if title in ("stage", "peer") else "right")
+    for row in rows:
+        ratio, goal = row.get("ratio"), row.get("goal")
+        figures = (
+            f"{row.get('peer_ms', float('nan')):.2f}",
+            f"{ratio:.2f}" if ratio else "",
+            f"{goal:.2f}" if goal else "",
+        )
+        table.add_row(row["stage"], f"{row['ours_ms']:.2f}", row["peer"], *figures)
+    Console(stderr=True, width=110).print(table)
+
+
+if __name__ == "__main__":
+    main()
