@@ -33,16 +33,11 @@ def test_a_signal_to_one_process_stops_all_at_one_step(tmp_path):
         assert f"stopped by SIGTERM at step {last}, which is saved" in said.splitlines()[-1]
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_lost_process_ends_the_other_within_a_minute(tmp_path, victim):
-    """Without the leading process, JAX itself may be the first to say so and to end the other."""
+def test_a_lost_process_ends_the_other_within_a_minute(tmp_path):
+    """Without the leading process JAX itself may be the first to say so and to end the other, so that one is kept."""
     runs = two(tmp_path)
-    runs[victim].signal(signal.SIGKILL).end()
-    status, said = runs[1 - victim].end(60)
-    if victim == 0 and status == -signal.SIGABRT:
-        assert "another task died" in said
-    else:
-        assert_stopped(status, said, "Another process of this run ended", "go on from step")
+    runs[1].signal(signal.SIGKILL).end()
+    assert_stopped(*runs[0].end(60), "Another process of this run ended", "go on from step")
 
 
 def test_a_run_goes_on_with_other_devices(tmp_path):
