@@ -21,6 +21,7 @@ is the rest, with the transfer of a batch to the devices. A difference that nois
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -91,7 +92,7 @@ class _Run:
         self.settings = dataclasses.replace(
             settings, train=dataclasses.replace(settings.train, batch=self.batch, steps=10**9)
         )
-        job = train._job(self.settings, layout, workdir, False)
+        job = train.job(self.settings, layout, workdir, False)
         of_each = count // parallel.place()[1]
         every = [d for p in range(parallel.place()[1]) for d in _of_process(p)[:of_each]]
         if count % parallel.place()[1] or len(every) != count:
@@ -113,20 +114,17 @@ class _Run:
 
         name = "alone" if kind == "alone" else "together"
         update, saves = self.updates[name], kind == "saving" and parallel.lead()
-        checkpoints = Checkpoints(self.workdir, keep=1) if saves else None
         jax.block_until_ready(self.states[name])
-        begun = time.perf_counter()
-        if kind == "saving":
-            state = parallel.unreplicate(self.states[name])
+        with contextlib.ExitStack() as stack:
+            checkpoints = stack.enter_context(Checkpoints(self.workdir, keep=1)) if saves else None
+            begun = time.perf_counter()
             if checkpoints is not None:
-                checkpoints.save(state)
-        for _ in range(steps):
-            batch = self.fixed if kind in ("fixed", "alone") else next(self.batches)
-            parts = parallel.shard(batch, self.devices)
-            self.states[name], scalars = update(self.states[name], parts, self.numbers, False)
-        jax.block_until_ready(scalars)
-        if checkpoints is not None:
-            checkpoints.__exit__()
+                checkpoints.save(parallel.unreplicate(self.states[name]))
+            for _ in range(steps):
+                batch = self.fixed if kind in ("fixed", "alone") else next(self.batches)
+                parts = parallel.shard(batch, self.devices)
+                self.states[name], scalars = update(self.states[name], parts, self.numbers)
+            jax.block_until_ready(scalars)
         return time.perf_counter() - begun
 
 
@@ -142,13 +140,12 @@ def _lone_step(task: Any, devices: list[Any]) -> Callable:
 
     from jaxseg.train.step import step
 
-    update = jax.pmap(
+    return jax.pmap(
         lambda state, batch, numbers: step(state, batch, numbers, task),
         in_axes=(0, 0, None),
         donate_argnums=(0,),
         devices=devices,
     )
-    return lambda state, batch, numbers, stop: update(state, batch, numbers)
 
 
 def _measured(runs: list[_Run], steps: int, rounds: int) -> dict[int, dict[str, list[float]]]:

@@ -36,6 +36,7 @@ def guarded(command: Callable[[Sequence[str]], int | None], argv: Sequence[str] 
         line = "".join(c if c.isprintable() else "?" for c in " ".join(str(error).split()))
         print(f"jaxseg: {line}", file=sys.stderr, flush=True)
         if isinstance(error, config.Lost):
+            sys.stdout.flush()
             os._exit(error.status)  # JAX would wait for the other processes.
         status = error.status
     except KeyboardInterrupt:

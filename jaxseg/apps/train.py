@@ -37,16 +37,16 @@ def train(settings: config.Run, workdir: storage.Folder) -> state.TrainState:
         settings, layout = resolved(settings, before)
         if before is not None:
             _compare(before, settings, workdir, console)
-        job = _job(settings, layout, workdir, before is not None)
+        planned = job(settings, layout, workdir, before is not None)
         if parallel.lead():
             files.write_text(workdir / model.CONFIG, config.to_json(settings))
-    begin, told = _begin(job.task.network, settings, workdir, before is not None)
+    begin, told = _begin(planned.task.network, settings, workdir, before is not None)
     if parallel.lead():
-        _announce(console, settings, begin, job.images)
+        _announce(console, settings, begin, planned.images)
         if told:
             console.print(told.text(), markup=False)
     rate = jax.jit(state.schedule(settings.optimizer, settings.train.steps))
-    return loop.run(settings.train, job, begin, workdir, rate)
+    return loop.run(settings.train, planned, begin, workdir, rate)
 
 
 def _require_encoder(settings: config.Run) -> None:
@@ -76,7 +76,8 @@ def resolved(settings: config.Run, before: config.Run | None = None) -> tuple[co
     return dataclasses.replace(settings, data=_absolute(pictures), model=weights), listing
 
 
-def _job(settings: config.Run, layout: Any, workdir: storage.Folder, resumed: bool) -> loop.Job:
+def job(settings: config.Run, layout: Any, workdir: storage.Folder, resumed: bool) -> loop.Job:
+    """What a config of either kind asks for; arguments are those of `segmentation.job`."""
     if isinstance(settings, config.Config):
         return segmentation.job(settings, layout, workdir, resumed)
     return classification.job(settings, layout, workdir, resumed)

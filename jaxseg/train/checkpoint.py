@@ -77,7 +77,7 @@ class Checkpoints:
         # its own wait for a folder that could not be made, ten minutes long, and print what each of them meets.
         self._thread = ThreadPoolExecutor(1, "checkpoints")
         self._saving: Future[None] | None = None
-        with _quiet(), self._written():
+        with _quiet(), contextlib.nullcontext() if read_only else self._written():
             self._manager = ocp.CheckpointManager(
                 self._path, options=options, item_handlers=ocp.StandardCheckpointHandler(multiprocessing_options=lone)
             )
@@ -217,7 +217,11 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _written(self) -> Iterator[None]:
-        """Turns what the disk says into one line, and removes what was half written."""
+        """Turns what the disk says into one line, and removes what was half written.
+
+        Raises:
+          UserError: a checkpoint cannot be written.
+        """
         try:
             yield
         except Exception as error:  # From below orbax come errors of every kind.
