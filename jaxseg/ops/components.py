@@ -4,12 +4,16 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int32, Integer
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int32, Integer, Shaped, UInt8, UInt32
 
 _STEPS = {
     4: ((-1, 0), (0, -1), (0, 1), (1, 0)),
     8: ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)),
 }
+
+_FACING = {(-1, -1): 1, (-1, 0): 3, (-1, 1): 2, (0, -1): 5, (0, 1): 10, (1, -1): 4, (1, 0): 12, (1, 1): 8}
+"""Elements of a 2 x 2 block, bit 2 * row + column, that touch the neighboring block in a direction."""
 
 
 def label(mask: Bool[Array, "h w"] | Integer[Array, "h w"], connectivity: int) -> Int32[Array, "h w"]:
@@ -19,7 +23,9 @@ def label(mask: Bool[Array, "h w"] | Integer[Array, "h w"], connectivity: int) -
     ``label.ravel() == 1 + arange`` finds one root for each component.
 
     Parents are hooked to the smallest parent next to them and then shortened by pointer jumping, until nothing changes.
-    The rounds grow about as the logarithm of a component's extent, also along spirals and snakes.
+    The rounds grow about as the logarithm of a component's extent, also along spirals and snakes. All that is on in a
+    2 x 2 block of one value is 8-connected, so blocks are joined first, a quarter as many; elements only where blocks
+    with several values are left, or with 4 neighbors.
 
     Args:
       mask: what is on, or an integer map whose different values never join.
@@ -32,22 +38,117 @@ def label(mask: Bool[Array, "h w"] | Integer[Array, "h w"], connectivity: int) -
       ValueError: if `connectivity` is neither 4 nor 8.
 
     References:
-      Shiloach and Vishkin, An O(log n) parallel connectivity algorithm, 1982.
+      Shiloach and Vishkin, An O(log n) parallel connectivity algorithm, 1982; Grana et al., Optimized block-based
+      connected components labeling with decision trees, 2010 (blocks).
     """
     if connectivity not in _STEPS:
         raise ValueError(f"`connectivity` must be 4 or 8: got {connectivity}.")
     values = mask.astype(jnp.int32)
-    on = values != 0
-    joined = [(step, on & (_shifted(values, step, 0) == values)) for step in _STEPS[connectivity]]
-    index = jnp.arange(values.size, dtype=jnp.int32).reshape(values.shape)
+    parent, unfinished = jnp.arange(values.size, dtype=jnp.uint32), jnp.bool_(True)
+    if connectivity == 8:
+        parent, unfinished = _join_blocks(values, single=mask.dtype == jnp.bool_)
+    if connectivity == 4 or mask.dtype != jnp.bool_:
+        none = jnp.zeros(values.size, jnp.uint8)
+        joined = jax.lax.cond(unfinished, lambda: _joined_elements(values, connectivity), lambda: none)
+        parent = _roots(parent, joined, values.shape[1], _STEPS[connectivity], unfinished)
+    return jnp.where(values != 0, parent.reshape(values.shape).astype(jnp.int32) + 1, 0)
+
+
+def _roots(
+    parent: UInt32[Array, " n"],
+    joined: UInt8[Array, " n"],
+    stride: int,
+    steps: tuple[tuple[int, int], ...],
+    unfinished: Bool[Array, ""],
+) -> UInt32[Array, " n"]:
+    """Smallest element of each component of a flat grid.
+
+    Args:
+      parent: an element of the same component for each, at most itself.
+      joined: bit i is set if an element belongs together with the one at step i.
+      stride: elements of a row.
+      steps: (dy, dx) of the neighbors.
+      unfinished: whether there is anything to do.
+    """
+    n, guard = parent.size, stride + 1
+    far = jnp.uint32(n)  # unsigned indices spare the wrapping of negative ones
 
     def round_(state: tuple[Array, Array]) -> tuple[Array, Array]:
         parent, _ = state
-        shorter = _jump(_hook(parent, joined))
+        around, smallest = _guarded(parent, guard, far), parent
+        for i, step in enumerate(steps):
+            near = _near(around, step, stride, n)
+            smallest = jnp.minimum(smallest, jnp.where((joined & jnp.uint8(1 << i)) != 0, near, far))
+        # Neighbors' smallest parent goes to the parent that an element had; then each takes its ancestor of degree 4.
+        hooked = parent.at[parent].min(smallest, mode="promise_in_bounds")
+        shorter = functools.reduce(lambda at, _: _at(hooked, at), range(3), hooked)
         return shorter, jnp.any(shorter != parent)
 
-    parent, _ = jax.lax.while_loop(lambda state: state[1], round_, (index, jnp.bool_(True)))
-    return jnp.where(on, parent + 1, 0)
+    return jax.lax.while_loop(lambda state: state[1], round_, (parent, unfinished))[0]
+
+
+def _at(table: Shaped[Array, " n"], index: UInt32[Array, " m"]) -> Shaped[Array, " m"]:
+    return table.at[index].get(mode="promise_in_bounds")
+
+
+def _guarded(flat: Shaped[Array, " n"], guard: int, fill: int | Array) -> Shaped[Array, " m"]:
+    """A flat grid with room on both sides, so that the view of any neighbor is one contiguous slice."""
+    return jnp.pad(flat, guard, constant_values=fill)
+
+
+def _near(guarded: Shaped[Array, " m"], step: tuple[int, int], stride: int, n: int) -> Shaped[Array, " n"]:
+    start = stride + 1 + step[0] * stride + step[1]
+    return guarded[start : start + n]
+
+
+def _joined_elements(values: Int32[Array, "h w"], connectivity: int) -> UInt8[Array, " hw"]:
+    on = values != 0
+    bits = jnp.zeros(values.shape, jnp.uint8)
+    for i, step in enumerate(_STEPS[connectivity]):
+        bits |= jnp.where(on & (_shifted(values, step, 0) == values), jnp.uint8(1 << i), jnp.uint8(0))
+    return bits.ravel()
+
+
+def _join_blocks(values: Int32[Array, "h w"], single: bool) -> tuple[UInt32[Array, " hw"], Bool[Array, ""]]:
+    """First element of each 8-connected component, as far as blocks of one value tell, and whether there are others.
+
+    A block with several values is left alone, and each of its elements is its own parent.
+
+    Args:
+      values: 0 is off.
+      single: whether there is only one value besides 0.
+    """
+    height, width = values.shape
+    h, w = -(-height // 2), -(-width // 2)
+    even = jnp.pad(values, ((0, 2 * h - height), (0, 2 * w - width))).reshape(h, 2, w, 2)
+    elements = [even[:, i, :, j] for i in (0, 1) for j in (0, 1)]
+    value = functools.reduce(lambda a, b: jnp.where(a != 0, a, b), elements)
+    on = sum(jnp.where(element != 0, 1 << i, 0) for i, element in enumerate(elements))
+    mixed = functools.reduce(jnp.logical_or, [(e != 0) & (e != value) for e in elements])
+    on = on if single else jnp.where(mixed, 0, on)
+    # A column that is off at the end of each row: neighbors across it never join.
+    stride, n = w + 1, h * (w + 1)
+    on, value = (jnp.pad(x, ((0, 0), (0, 1))).ravel() for x in (on, value))
+    around, kinds = _guarded(on, stride + 1, 0), _guarded(value, stride + 1, 0)
+    joined = jnp.zeros(n, jnp.uint8)
+    for i, step in enumerate(_STEPS[8]):
+        there = _near(around, step, stride, n) & _FACING[-step[0], -step[1]]
+        meets = ((on & _FACING[step]) != 0) & (there != 0)
+        meets = meets if single else meets & (_near(kinds, step, stride, n) == value)
+        joined |= jnp.where(meets, jnp.uint8(1 << i), jnp.uint8(0))
+    root = _roots(jnp.arange(n, dtype=jnp.uint32), joined, stride, _STEPS[8], jnp.bool_(True))
+    # Roots are first among blocks; the first element of the component may lie in a later block of the same two rows.
+    y, x = np.mgrid[:h, :stride]
+    corner = (2 * y * width + 2 * x).astype(np.uint32).ravel()
+    within = jnp.where(on & 1, 0, jnp.where(on & 2, 1, jnp.where(on & 4, width, width + 1))).astype(jnp.uint32)
+    least = jnp.full(n, 2 * values.size, jnp.uint32).at[root].min(corner + within, mode="promise_in_bounds")
+    block = _at(least, root).reshape(h, 1, stride, 1)[:, :, :w]
+    first = jnp.broadcast_to(block, (h, 2, w, 2)).reshape(2 * h, 2 * w)[:height, :width]
+    if single:
+        return first.ravel(), jnp.bool_(False)
+    alone = jnp.broadcast_to(mixed[:, None, :, None], (h, 2, w, 2)).reshape(2 * h, 2 * w)[:height, :width]
+    own = jnp.arange(values.size, dtype=jnp.uint32).reshape(values.shape)
+    return jnp.where(alone | (values == 0), own, first).ravel(), jnp.any(mixed)
 
 
 def middles(
@@ -91,15 +192,3 @@ def _shifted(values: Int32[Array, "h w"], step: tuple[int, int], outside: int) -
     (dy, dx), (h, w) = step, values.shape
     padded = jnp.pad(values, 1, constant_values=outside)
     return padded[1 + dy : 1 + dy + h, 1 + dx : 1 + dx + w]
-
-
-def _hook(parent: Int32[Array, "h w"], joined: list[tuple[tuple[int, int], Array]]) -> Int32[Array, "h w"]:
-    """Points each element, and the parent that it had, to the smallest parent among its joined neighbors."""
-    far = parent.size
-    near = (jnp.where(equal, _shifted(parent, step, far), far) for step, equal in joined)
-    smallest = functools.reduce(jnp.minimum, near, parent)
-    return smallest.ravel().at[parent.ravel()].min(smallest.ravel()).reshape(parent.shape)
-
-
-def _jump(parent: Int32[Array, "h w"]) -> Int32[Array, "h w"]:
-    return parent.ravel()[parent]
