@@ -143,30 +143,40 @@ def assign(
     active = jnp.pad(jnp.where(valid, class_id.astype(jnp.int32), 0), (0, rows - n))
     active = jnp.where(jnp.arange(rows) < n, active[order], 0)
     packed = jnp.pad(centers, ((0, rows - n), (0, 0)))[order]
-    planes = [embedding[..., i] for i in range(embedding.shape[-1])]
+    # Row by row, one dimension after the other: what a row of elements is compared with stays in the nearest cache.
+    lines = embedding.transpose(0, 2, 1)
     classes = jnp.where(class_map > 0, class_map.astype(jnp.int32), -1)
 
     def trip(i: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
         ids = jax.lax.dynamic_slice_in_dim(active, i * _CHUNK, _CHUNK)
         near = jax.lax.dynamic_slice_in_dim(packed, i * _CHUNK, _CHUNK)
+        apart = _distances(lines, near)
         for j in range(_CHUNK):
-            state = _closer(state, planes, classes == ids[j], near[j], i * _CHUNK + j)
+            state = _closer(state, jnp.where(classes == ids[j], apart[:, j], jnp.inf), i * _CHUNK + j)
         return state
 
     start = (jnp.full(class_map.shape, jnp.inf), jnp.zeros(class_map.shape, jnp.int32))
     trips = (jnp.sum(valid, dtype=jnp.int32) + _CHUNK - 1) // _CHUNK
-    squared, index = jax.lax.fori_loop(0, trips, trip, start)
+    distance, index = jax.lax.fori_loop(0, trips, trip, start)
     # Without a center of the class the distance is infinite, and an infinite radius must not admit it.
-    return jnp.where(jnp.isfinite(squared) & (jnp.sqrt(squared) <= radius), order.astype(jnp.int32)[index] + 1, 0)
+    return jnp.where(jnp.isfinite(distance) & (distance <= radius), order.astype(jnp.int32)[index] + 1, 0)
 
 
-def _closer(state: tuple[Array, Array], planes: list[Array], allowed: Array, center: Array, index: Array) -> tuple:
-    """Replaces the best center so far where this one is allowed and strictly nearer."""
+def _distances(lines: Float[Array, "h d w"], centers: Float[Array, "n d"]) -> Float[Array, "h n w"]:
+    """Distance of each element to some centers.
+
+    Ends in the root, which XLA on CPU does not repeat in what reads it: the nearest distance and its center would else
+    both compute all of them.
+    """
+    differences = (lines[:, None, i] - centers[None, :, None, i] for i in range(lines.shape[1]))
+    return jnp.sqrt(functools.reduce(jnp.add, map(jnp.square, differences)))
+
+
+def _closer(state: tuple[Array, Array], distance: Float[Array, "h w"], index: Array) -> tuple[Array, Array]:
+    """Replaces the best center so far where this one is strictly nearer."""
     best, chosen = state
-    squares = (jnp.square(plane - center[i]) for i, plane in enumerate(planes))
-    squared = jnp.where(allowed, functools.reduce(jnp.add, squares), jnp.inf)
-    closer = squared < best
-    return jnp.where(closer, squared, best), jnp.where(closer, index, chosen)
+    closer = distance < best
+    return jnp.where(closer, distance, best), jnp.where(closer, index, chosen)
 
 
 @struct.dataclass
