@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8, UInt16
 
 from jaxseg.ops import clustering, components, superpixels, upsampling
 from jaxseg.types import IGNORED, Capacity, Instances, Outputs, Segmentation, Targets, Thresholds
@@ -254,28 +254,30 @@ def finish(
     on_frame = (_ceil(plan.frame[0], plan.cell), _ceil(plan.frame[1], plan.cell)) if not plan.resized else plan.grid
     cluster = GROUPINGS[capacity.clustering]
     groups = cluster(outputs, _inside(plan.grid, on_frame), capacity.slots, thresholds, capacity.stuff)
-    pixels = _enlarged(groups, assignment, plan, capacity)
+    semantic, instance = _enlarged(groups, assignment, plan, capacity)
     if plan.resized or capacity.clustering == "all_to_all":
-        area, box = _measure(pixels & 0xFFFF, capacity.slots)
+        area, box = _measure(instance, capacity.slots)
     else:
         area, box = _measure_grid(groups.ids, assignment, plan.cell, capacity.slots)
-    instances = _instances(groups, area, box, plan)
-    semantic = (pixels >> 16).astype(jnp.uint8)
-    return Segmentation(semantic, (pixels & 0xFFFF).astype(jnp.uint16), instances, groups.peaks.lost)
+    return Segmentation(semantic, instance, _instances(groups, area, box, plan), groups.peaks.lost)
 
 
 def _enlarged(
     groups: Groups, assignment: UInt8[Array, "H W"], plan: Geometry, capacity: Capacity
-) -> Int[Array, "H_frame W_frame"]:
-    """Class times 2^16 plus id of each pixel of the frame."""
-    packed = groups.classes.astype(jnp.int32) * (1 << 16) + groups.ids
+) -> tuple[UInt8[Array, "H_frame W_frame"], UInt16[Array, "H_frame W_frame"]]:
+    """Class and id of each pixel of the frame."""
     if capacity.clustering == "all_to_all":
-        pixels = upsampling.bilinear(packed, plan.cell)
+        # Class and object are voted on as one label.
+        packed = upsampling.bilinear(groups.classes.astype(jnp.int32) * (1 << 16) + groups.ids, plan.cell)
+        semantic, instance = (packed >> 16).astype(jnp.uint8), (packed & 0xFFFF).astype(jnp.uint16)
     else:
-        pixels = superpixels.upsample(packed, assignment, plan.cell)
+        # Two narrow maps: of a packed one, XLA would compute all of it for each half that is taken out.
+        semantic = superpixels.upsample(groups.classes.astype(jnp.uint8), assignment, plan.cell)
+        instance = superpixels.upsample(groups.ids.astype(jnp.uint16), assignment, plan.cell)
     if plan.resized:
-        return jax.image.resize(pixels, plan.frame, "nearest")
-    return pixels[: plan.frame[0], : plan.frame[1]]
+        return jax.image.resize(semantic, plan.frame, "nearest"), jax.image.resize(instance, plan.frame, "nearest")
+    height, width = plan.frame
+    return semantic[:height, :width], instance[:height, :width]
 
 
 def _ceil(value: int, divisor: int) -> int:
@@ -305,10 +307,10 @@ def _measure_grid(
 ) -> tuple[Int[Array, " n"], Int[Array, "n 4"]]:
     """Area and box of each object, from those of its superpixels: h w values instead of H W."""
     boxes, areas = superpixels.boxes_and_areas(assignment, cell)
-    area = jnp.zeros(slots + 1, jnp.int32).at[ids].add(areas)[1:]
-    low = jnp.full((slots + 1, 2), jnp.iinfo(jnp.int32).max).at[ids].min(boxes[..., :2])[1:]
-    high = jnp.zeros((slots + 1, 2), jnp.int32).at[ids].max(boxes[..., 2:])[1:]
-    return area, jnp.concatenate([low, high], axis=-1)
+    area = jnp.zeros(slots + 1, jnp.int32).at[ids].add(areas)
+    low = (jnp.full(slots + 1, jnp.iinfo(jnp.int32).max).at[ids].min(plane) for plane in boxes[:2])
+    high = (jnp.zeros(slots + 1, jnp.int32).at[ids].max(plane) for plane in boxes[2:])
+    return area[1:], jnp.stack([*low, *high], axis=-1)[1:]
 
 
 def _measure(ids: Int[Array, "H W"], slots: int) -> tuple[Int[Array, " n"], Int[Array, "n 4"]]:

@@ -5,7 +5,9 @@ A pixel of cell (row, col) with ``offset = 3 * (dy + 1) + (dx + 1)`` belongs to 
 """
 
 import functools
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -158,15 +160,21 @@ def centers_of_mass(assignment: UInt8[Array, "H W"], size: int) -> Float[Array, 
       ValueError: if `size` does not divide the image or exceeds 32.
     """
     h, w = grid_shape(assignment.shape, size)
-    area, down, right = _moments(_columns(assignment, size))
-    offsets = jnp.arange(9, dtype=jnp.int32)[:, None, None]
-    down, right = down - size * (offsets // 3 - 1) * area, right - size * (offsets % 3 - 1) * area
-    area, down, right = (_to_owners(part, jnp.add, 0) for part in (area, down, right))
+    area, down, right = (jnp.zeros((h, w), jnp.int32) for _ in range(3))
+    for part in _parts(assignment, size):
+        count = _population(part.pixels)
+        area = area + count.sum(axis=-1)
+        down = down + (part.row_sum() - size * part.dy * count).sum(axis=-1)
+        right = right + (part.column_sum() + count * part.column).sum(axis=-1)
     mean = jnp.stack([down, right], axis=-1).astype(jnp.float32) / jnp.maximum(area, 1).astype(jnp.float32)[..., None]
     return _corners(h, w, size) + jnp.where((area > 0)[..., None], mean, 0.5 * (size - 1))
 
 
-def boxes_and_areas(assignment: UInt8[Array, "H W"], size: int) -> tuple[Int32[Array, "h w 4"], Int32[Array, "h w"]]:
+def boxes_and_areas(
+    assignment: UInt8[Array, "H W"], size: int
+) -> tuple[
+    tuple[Int32[Array, "h w"], Int32[Array, "h w"], Int32[Array, "h w"], Int32[Array, "h w"]], Int32[Array, "h w"]
+]:
     """Box and area of each superpixel, from which those of any group of superpixels follow on the small grid.
 
     Args:
@@ -174,27 +182,27 @@ def boxes_and_areas(assignment: UInt8[Array, "H W"], size: int) -> tuple[Int32[A
       size: side of a cell in pixels, at most 32.
 
     Returns:
-      Half-open boxes (y0, x0, y1, x1) and areas in pixels. A superpixel that owns no pixel has the box (H, W, 0, 0),
-      which is neutral when boxes are united.
+      Half-open boxes as four planes (y0, x0, y1, x1), and areas in pixels. A superpixel that owns no pixel has the box
+      (H, W, 0, 0), which is neutral when boxes are united.
 
     Raises:
       ValueError: if `size` does not divide the image or exceeds 32.
     """
     h, w = grid_shape(assignment.shape, size)
     height, width = assignment.shape
-    columns = _columns(assignment, size)
-    area, _, _ = _moments(columns)
-    rows = jax.lax.reduce(columns, jnp.uint32(0), jax.lax.bitwise_or, (3,))
-    used, column = columns != 0, jnp.arange(size, dtype=jnp.int32)[None, None, None]
-    corner = _corners(h, w, size).astype(jnp.int32)
-    y, x, found = corner[None, ..., 0], corner[None, ..., 1], area > 0
-    y0 = jnp.where(found, y + _first_bit(rows), height)
-    y1 = jnp.where(found, y + 32 - jax.lax.clz(rows).astype(jnp.int32), 0)
-    x0 = jnp.where(found, x + jnp.where(used, column, size).min(axis=3), width)
-    x1 = jnp.where(found, x + jnp.where(used, column + 1, 0).max(axis=3), 0)
-    first = [_to_owners(part, jnp.minimum, end) for part, end in ((y0, height), (x0, width))]
-    last = [_to_owners(part, jnp.maximum, 0) for part in (y1, x1)]
-    return jnp.stack(first + last, axis=-1), _to_owners(area, jnp.add, 0)
+    area, none = jnp.zeros((h, w), jnp.int32), jnp.iinfo(jnp.int32).max
+    first, last = [jnp.full((h, w), none) for _ in range(2)], [jnp.full((h, w), -none) for _ in range(2)]
+    for part in _parts(assignment, size):
+        area = area + _population(part.pixels).sum(axis=-1)
+        used, rows = part.pixels != 0, part.rows()
+        starts = (_first_bit(rows) - size * part.dy, _first_bit(part.pixels) // part.spacing + part.column)
+        ends = (_last_bit(rows) - size * part.dy, _last_bit(part.pixels) // part.spacing + part.column)
+        first = [jnp.minimum(a, jnp.where(used, b, none).min(axis=-1)) for a, b in zip(first, starts, strict=True)]
+        last = [jnp.maximum(a, jnp.where(used, b, -none).max(axis=-1)) for a, b in zip(last, ends, strict=True)]
+    corner, found = _corners(h, w, size).astype(jnp.int32), area > 0
+    y0, x0 = (jnp.where(found, f + corner[..., i], (height, width)[i]) for i, f in enumerate(first))
+    y1, x1 = (jnp.where(found, f + corner[..., i] + 1, 0) for i, f in enumerate(last))
+    return (y0, x0, y1, x1), area
 
 
 def slic(
@@ -346,7 +354,7 @@ def _assign_to(planes: Sequence[Array], centers: Sequence[Array], size: int, com
 
 def _move(planes: Sequence[Array], centers: Sequence[Array], assignment: Array, size: int) -> tuple[Array, ...]:
     """Mean color and position of each superpixel's pixels; the old center where there are none."""
-    area = _to_owners(_moments(_columns(assignment, size))[0], jnp.add, 0)
+    area = _areas(assignment, size)
     position = centers_of_mass(assignment, size)
     owner, empty = ids(assignment, size).ravel(), jnp.zeros(area.size)
     sums = [empty.at[owner].add(plane.ravel()).reshape(area.shape) for plane in planes]
@@ -355,32 +363,83 @@ def _move(planes: Sequence[Array], centers: Sequence[Array], assignment: Array, 
     return tuple(jnp.where(area > 0, new, old) for new, old in zip(moved, centers, strict=True))
 
 
-def _split(columns: Shaped[Array, "9 h W"], size: int) -> Shaped[Array, "9 h w k"]:
-    return columns.reshape(9, columns.shape[1], -1, size)
+class _Part(NamedTuple):
+    """What lies in one of the nine cells around them, of all superpixels: a word has a bit for each pixel.
+
+    A byte's equality costs the same as four, so that a word holds as many columns as divide the cell, up to four of up
+    to eight rows, or one column of more.
+
+    Attributes:
+      dy: of the superpixels' own cells from the one with these pixels.
+      pixels: which pixels of a few columns of the cell are the superpixel's; m words cover the cell.
+      columns: columns in a word.
+      spacing: bits from one column of a word to the next.
+      column: first column of each word, from the left end of the superpixel's own cell.
+    """
+
+    dy: int
+    pixels: UInt32[Array, "h w m"]
+    columns: int
+    spacing: int
+    column: Int32[np.ndarray, " m"]
+
+    def row_sum(self) -> Int32[Array, "h w m"]:
+        """Sum of the pixels' rows within the cell, digit by binary digit."""
+        digits = range(5 if self.columns == 1 else 3)
+        return self._weighted([self._mask(lambda i, _, d=d: i >> d & 1) for d in digits])
+
+    def column_sum(self) -> Int32[Array, "h w m"]:
+        """Sum of the pixels' columns within the word."""
+        digits = range((self.columns - 1).bit_length())
+        return self._weighted([self._mask(lambda _, j, d=d: j >> d & 1) for d in digits])
+
+    def rows(self) -> UInt32[Array, "h w m"]:
+        """Which rows have a pixel in any column of the word."""
+        bits = self.pixels
+        for step in (16, 8):
+            bits = bits | bits >> step if self.columns * self.spacing > step >= self.spacing else bits
+        return bits & jnp.uint32((1 << self.spacing) - 1)
+
+    def _weighted(self, digits: list[int]) -> Int32[Array, "h w m"]:
+        zero = jnp.zeros(self.pixels.shape, jnp.int32)
+        return sum((_population(self.pixels & jnp.uint32(mask)) << d for d, mask in enumerate(digits)), zero)
+
+    def _mask(self, chosen: Callable[..., int]) -> int:
+        """Bits of a word whose row and column are chosen."""
+        bits = itertools.product(range(self.columns), range(self.spacing))
+        return sum(1 << (j * self.spacing + i) for j, i in bits if chosen(i, j))
 
 
-def _columns(assignment: UInt8[Array, "H W"], size: int) -> UInt32[Array, "9 h w k"]:
-    """Which pixels of each column of a cell have each offset: bit i is row i.
+def _parts(assignment: UInt8[Array, "H W"], size: int) -> Iterator[_Part]:
+    """The nine parts of all superpixels.
 
-    Everything about the shape of a superpixel follows from these few words, without a scatter over pixels.
+    All about the shape of superpixels follows from them, without a scatter over pixels. Offsets that lead off the grid
+    belong to nobody, nor do codes from 9 to 127; there must be none above.
     """
     if size > LARGEST:
         raise ValueError(f"`size` must be at most {LARGEST}: got {size}. Use smaller superpixels.")
-    view, offsets = _view(assignment, size), jnp.arange(9, dtype=jnp.uint8)[:, None, None]
-    bits = (jnp.where(view[None, :, i] == offsets, jnp.uint32(1 << i), jnp.uint32(0)) for i in range(size))
-    return _split(functools.reduce(jnp.bitwise_or, bits), size)
+    h, w = grid_shape(assignment.shape, size)
+    columns = next(n for n in (4, 2, 1) if size % n == 0) if size <= 8 else 1
+    spacing = 8 if columns > 1 else 32
+    ones = sum(1 << 8 * j for j in range(columns))
+    view = assignment.reshape(h, size, w, size // columns, columns)
+    kinds = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
+    codes = view[..., 0] if columns == 1 else jax.lax.bitcast_convert_type(view, kinds[columns])
+    around = jnp.pad(codes.astype(jnp.uint32), ((1, 1), (0, 0), (1, 1), (0, 0)), constant_values=np.uint32(127 * ones))
+    for offset in range(9):
+        dy, dx = _shift(offset)
+        cell = around[1 - dy : 1 - dy + h, :, 1 - dx : 1 - dx + w]
+        # Bytes below 128: adding 127 carries into the high bit of those that differ, and no further.
+        differ = ((cell[:, i] ^ jnp.uint32(offset * ones)) + jnp.uint32(127 * ones) for i in range(size))
+        equal = ((~bits & jnp.uint32(128 * ones)) >> 7 for bits in differ)
+        pixels = functools.reduce(jnp.bitwise_or, (bits << i for i, bits in enumerate(equal)))
+        column = np.arange(0, size, columns, dtype=np.int32) - size * dx
+        yield _Part(dy, pixels, columns, spacing, column)
 
 
-def _moments(columns: UInt32[Array, "9 h w k"]) -> tuple[Int32[Array, "9 h w"], ...]:
-    """Pixels of each offset in each cell, and the sums of their rows and columns within the cell."""
-    size = columns.shape[3]
-    count = _population(columns)
-    down = jnp.zeros_like(count)
-    for digit in range((size - 1).bit_length()):
-        rows = sum(1 << row for row in range(size) if row >> digit & 1)
-        down = down + (_population(columns & jnp.uint32(rows)) << digit)
-    right = count * jnp.arange(size, dtype=jnp.int32)[None, None, None]
-    return count.sum(axis=3), down.sum(axis=3), right.sum(axis=3)
+def _areas(assignment: UInt8[Array, "H W"], size: int) -> Int32[Array, "h w"]:
+    counts = (_population(part.pixels).sum(axis=-1) for part in _parts(assignment, size))
+    return functools.reduce(jnp.add, counts)
 
 
 def _population(bits: UInt32[Array, "..."]) -> Int32[Array, "..."]:
@@ -391,18 +450,10 @@ def _first_bit(bits: UInt32[Array, "..."]) -> Int32[Array, "..."]:
     return _population((bits & (~bits + 1)) - 1)
 
 
+def _last_bit(bits: UInt32[Array, "..."]) -> Int32[Array, "..."]:
+    return 31 - jax.lax.clz(bits).astype(jnp.int32)
+
+
 def _corners(h: int, w: int, size: int) -> Float[Array, "h w 2"]:
     rows, columns = jnp.arange(h, dtype=jnp.float32), jnp.arange(w, dtype=jnp.float32)
     return jnp.stack(jnp.meshgrid(rows, columns, indexing="ij"), axis=-1) * size
-
-
-def _to_owners(parts: Shaped[Array, "9 h w"], combine: Callable[[Array, Array], Array], neutral: int) -> Array:
-    """Combines, for each superpixel, the parts of it that lie in the nine cells around it."""
-    h, w = parts.shape[1:]
-    padded = jnp.pad(parts, ((0, 0), (1, 1), (1, 1)), constant_values=neutral)
-
-    def shifted(offset: int) -> Array:
-        dy, dx = _shift(offset)
-        return padded[offset, 1 - dy : 1 - dy + h, 1 - dx : 1 - dx + w]
-
-    return functools.reduce(combine, map(shifted, range(9)))

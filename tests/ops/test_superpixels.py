@@ -141,7 +141,8 @@ def test_centers_boxes_and_areas_are_those_of_the_pixels(size: int):
     assignment = jnp.asarray(_any_assignment(h, w, size, seed=size))
     ids = np.asarray(superpixels.ids(assignment, size))
     centers = _centers(assignment, size)
-    boxes, areas = _boxes(assignment, size)
+    planes, areas = _boxes(assignment, size)
+    boxes = jnp.stack(planes, axis=-1)
     assert boxes.dtype == areas.dtype == jnp.int32
     assert areas.sum() == ids.size
     for i in range(h * w):
