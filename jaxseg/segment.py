@@ -258,7 +258,7 @@ def finish(
     if plan.resized or capacity.clustering == "all_to_all":
         area, box = _measure(instance, capacity.slots)
     else:
-        area, box = _measure_grid(groups.ids, assignment, plan.cell, capacity.slots)
+        area, box = superpixels.areas_and_boxes(groups.ids, assignment, plan.cell, capacity.slots)
     return Segmentation(semantic, instance, _instances(groups, area, box, plan), groups.peaks.lost)
 
 
@@ -300,17 +300,6 @@ def _instances(groups: Groups, area: Int[Array, " n"], box: Int[Array, "n 4"], p
         track_id=jnp.zeros_like(area),
     )
     return jax.tree.map(lambda x: jnp.where(valid.reshape(-1, *[1] * (x.ndim - 1)), x, jnp.zeros_like(x)), rows)
-
-
-def _measure_grid(
-    ids: Int[Array, "h w"], assignment: UInt8[Array, "H W"], cell: int, slots: int
-) -> tuple[Int[Array, " n"], Int[Array, "n 4"]]:
-    """Area and box of each object, from those of its superpixels: h w values instead of H W."""
-    boxes, areas = superpixels.boxes_and_areas(assignment, cell)
-    area = jnp.zeros(slots + 1, jnp.int32).at[ids].add(areas)
-    low = (jnp.full(slots + 1, jnp.iinfo(jnp.int32).max).at[ids].min(plane) for plane in boxes[:2])
-    high = (jnp.zeros(slots + 1, jnp.int32).at[ids].max(plane) for plane in boxes[2:])
-    return area[1:], jnp.stack([*low, *high], axis=-1)[1:]
 
 
 def _measure(ids: Int[Array, "H W"], slots: int) -> tuple[Int[Array, " n"], Int[Array, "n 4"]]:

@@ -160,49 +160,59 @@ def centers_of_mass(assignment: UInt8[Array, "H W"], size: int) -> Float[Array, 
       ValueError: if `size` does not divide the image or exceeds 32.
     """
     h, w = grid_shape(assignment.shape, size)
-    area, down, right = (jnp.zeros((h, w), jnp.int32) for _ in range(3))
+    area, down, right = _zeros(assignment.shape, size, 3)
     for part in _parts(assignment, size):
         count = _population(part.pixels)
-        area = area + count.sum(axis=-1)
-        down = down + (part.row_sum() - size * part.dy * count).sum(axis=-1)
-        right = right + (part.column_sum() + count * part.column).sum(axis=-1)
+        area = area + count.sum(axis=0)
+        down = down + (part.row_sum() - size * part.dy * count).sum(axis=0)
+        right = right + (part.column_sum() + count * part.column).sum(axis=0)
+    area, down, right = (total.reshape(h, w + 2)[:, :w] for total in (area, down, right))
     mean = jnp.stack([down, right], axis=-1).astype(jnp.float32) / jnp.maximum(area, 1).astype(jnp.float32)[..., None]
     return _corners(h, w, size) + jnp.where((area > 0)[..., None], mean, 0.5 * (size - 1))
 
 
-def boxes_and_areas(
-    assignment: UInt8[Array, "H W"], size: int
-) -> tuple[
-    tuple[Int32[Array, "h w"], Int32[Array, "h w"], Int32[Array, "h w"], Int32[Array, "h w"]], Int32[Array, "h w"]
-]:
-    """Box and area of each superpixel, from which those of any group of superpixels follow on the small grid.
+def areas_and_boxes(
+    ids: Integer[Array, "h w"], assignment: UInt8[Array, "H W"], size: int, count: int
+) -> tuple[Int32[Array, " n"], Int32[Array, "n 4"]]:
+    """Area and box, in pixels, of each of the objects 1..count that consist of superpixels.
 
     Args:
+      ids: object of each superpixel; 0 none, 1..count.
       assignment: offsets, 0..8.
       size: side of a cell in pixels, at most 32.
+      count: rows n of the results; row i describes id i + 1.
 
     Returns:
-      Half-open boxes as four planes (y0, x0, y1, x1), and areas in pixels. A superpixel that owns no pixel has the box
-      (H, W, 0, 0), which is neutral when boxes are united.
+      Areas and half-open boxes (y0, x0, y1, x1). Those of an object without pixels are 0 and (H, W, 0, 0).
 
     Raises:
       ValueError: if `size` does not divide the image or exceeds 32.
     """
-    h, w = grid_shape(assignment.shape, size)
-    height, width = assignment.shape
-    area, none = jnp.zeros((h, w), jnp.int32), jnp.iinfo(jnp.int32).max
-    first, last = [jnp.full((h, w), none) for _ in range(2)], [jnp.full((h, w), -none) for _ in range(2)]
+    _, w = grid_shape(assignment.shape, size)
+    none = jnp.iinfo(jnp.int32).max
+    (area,) = _zeros(assignment.shape, size, 1)
+    first, last = [jnp.full(area.size, none)] * 2, [jnp.full(area.size, -none)] * 2
     for part in _parts(assignment, size):
-        area = area + _population(part.pixels).sum(axis=-1)
+        area = area + _population(part.pixels).sum(axis=0)
         used, rows = part.pixels != 0, part.rows()
         starts = (_first_bit(rows) - size * part.dy, _first_bit(part.pixels) // part.spacing + part.column)
         ends = (_last_bit(rows) - size * part.dy, _last_bit(part.pixels) // part.spacing + part.column)
-        first = [jnp.minimum(a, jnp.where(used, b, none).min(axis=-1)) for a, b in zip(first, starts, strict=True)]
-        last = [jnp.maximum(a, jnp.where(used, b, -none).max(axis=-1)) for a, b in zip(last, ends, strict=True)]
-    corner, found = _corners(h, w, size).astype(jnp.int32), area > 0
-    y0, x0 = (jnp.where(found, f + corner[..., i], (height, width)[i]) for i, f in enumerate(first))
-    y1, x1 = (jnp.where(found, f + corner[..., i] + 1, 0) for i, f in enumerate(last))
-    return (y0, x0, y1, x1), area
+        first = [jnp.minimum(a, jnp.where(used, b, none).min(axis=0)) for a, b in zip(first, starts, strict=True)]
+        last = [jnp.maximum(a, jnp.where(used, b, -none).max(axis=0)) for a, b in zip(last, ends, strict=True)]
+    place = jnp.arange(area.size, dtype=jnp.int32)
+    corner, found = (jax.lax.div(place, w + 2) * size, jax.lax.rem(place, w + 2) * size), area > 0
+    row = jnp.pad(ids.astype(jnp.uint32), ((0, 0), (0, 2))).ravel()
+
+    def united(kind: str, planes: list[Array], starts: tuple[int, int], beyond: int) -> list[Array]:
+        """Coordinates of the objects' boxes in y and x from those of the superpixels, relative to their cells."""
+        moved = [plane + at + beyond for plane, at in zip(planes, corner, strict=True)]
+        moved = [jnp.where(found, plane, start) for plane, start in zip(moved, starts, strict=True)]
+        pairs = zip(moved, starts, strict=True)
+        return [getattr(jnp.full(count + 1, start).at[row], kind)(plane)[1:] for plane, start in pairs]
+
+    height, width = assignment.shape
+    box = united("min", first, (height, width), 0) + united("max", last, (0, 0), 1)
+    return jnp.zeros(count + 1, jnp.int32).at[row].add(area)[1:], jnp.stack(box, axis=-1)
 
 
 def slic(
@@ -371,36 +381,37 @@ class _Part(NamedTuple):
 
     Attributes:
       dy: of the superpixels' own cells from the one with these pixels.
-      pixels: which pixels of a few columns of the cell are the superpixel's; m words cover the cell.
+      pixels: which pixels of a few columns of the cell are the superpixel's; m words cover the cell, and n = h (w + 2)
+        superpixels lie in row-major order, with two that do not exist at the end of each row.
       columns: columns in a word.
       spacing: bits from one column of a word to the next.
       column: first column of each word, from the left end of the superpixel's own cell.
     """
 
     dy: int
-    pixels: UInt32[Array, "h w m"]
+    pixels: UInt32[Array, "m n"]
     columns: int
     spacing: int
-    column: Int32[np.ndarray, " m"]
+    column: Int32[np.ndarray, "m 1"]
 
-    def row_sum(self) -> Int32[Array, "h w m"]:
+    def row_sum(self) -> Int32[Array, "m n"]:
         """Sum of the pixels' rows within the cell, digit by binary digit."""
         digits = range(5 if self.columns == 1 else 3)
         return self._weighted([self._mask(lambda i, _, d=d: i >> d & 1) for d in digits])
 
-    def column_sum(self) -> Int32[Array, "h w m"]:
+    def column_sum(self) -> Int32[Array, "m n"]:
         """Sum of the pixels' columns within the word."""
         digits = range((self.columns - 1).bit_length())
         return self._weighted([self._mask(lambda _, j, d=d: j >> d & 1) for d in digits])
 
-    def rows(self) -> UInt32[Array, "h w m"]:
+    def rows(self) -> UInt32[Array, "m n"]:
         """Which rows have a pixel in any column of the word."""
         bits = self.pixels
         for step in (16, 8):
             bits = bits | bits >> step if self.columns * self.spacing > step >= self.spacing else bits
         return bits & jnp.uint32((1 << self.spacing) - 1)
 
-    def _weighted(self, digits: list[int]) -> Int32[Array, "h w m"]:
+    def _weighted(self, digits: list[int]) -> Int32[Array, "m n"]:
         zero = jnp.zeros(self.pixels.shape, jnp.int32)
         return sum((_population(self.pixels & jnp.uint32(mask)) << d for d, mask in enumerate(digits)), zero)
 
@@ -425,21 +436,32 @@ def _parts(assignment: UInt8[Array, "H W"], size: int) -> Iterator[_Part]:
     view = assignment.reshape(h, size, w, size // columns, columns)
     kinds = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
     codes = view[..., 0] if columns == 1 else jax.lax.bitcast_convert_type(view, kinds[columns])
-    around = jnp.pad(codes.astype(jnp.uint32), ((1, 1), (0, 0), (1, 1), (0, 0)), constant_values=np.uint32(127 * ones))
+    # Flat, with cells of nobody's pixels all around: each neighbor is one contiguous slice, and what is done with the
+    # words stays vectorized wherever XLA fuses it, into the updates of a scatter too.
+    codes, outside = codes.astype(jnp.uint32).transpose(1, 3, 0, 2), ((0, 0), (0, 0), (1, 2), (1, 1))
+    around = jnp.pad(codes, outside, constant_values=np.uint32(127 * ones)).reshape(size, size // columns, -1)
     for offset in range(9):
         dy, dx = _shift(offset)
-        cell = around[1 - dy : 1 - dy + h, :, 1 - dx : 1 - dx + w]
+        start = (1 - dy) * (w + 2) + 1 - dx
+        cell = around[:, :, start : start + h * (w + 2)]
         # Bytes below 128: adding 127 carries into the high bit of those that differ, and no further.
-        differ = ((cell[:, i] ^ jnp.uint32(offset * ones)) + jnp.uint32(127 * ones) for i in range(size))
+        differ = ((row ^ jnp.uint32(offset * ones)) + jnp.uint32(127 * ones) for row in cell)
         equal = ((~bits & jnp.uint32(128 * ones)) >> 7 for bits in differ)
         pixels = functools.reduce(jnp.bitwise_or, (bits << i for i, bits in enumerate(equal)))
-        column = np.arange(0, size, columns, dtype=np.int32) - size * dx
+        column = np.arange(0, size, columns, dtype=np.int32)[:, None] - size * dx
         yield _Part(dy, pixels, columns, spacing, column)
 
 
+def _zeros(shape: tuple[int, ...], size: int, number: int) -> list[Int32[Array, " n"]]:
+    """Sums over `_parts` to start from."""
+    h, w = grid_shape(shape, size)
+    return [jnp.zeros(h * (w + 2), jnp.int32) for _ in range(number)]
+
+
 def _areas(assignment: UInt8[Array, "H W"], size: int) -> Int32[Array, "h w"]:
-    counts = (_population(part.pixels).sum(axis=-1) for part in _parts(assignment, size))
-    return functools.reduce(jnp.add, counts)
+    h, w = grid_shape(assignment.shape, size)
+    counts = (_population(part.pixels).sum(axis=0) for part in _parts(assignment, size))
+    return functools.reduce(jnp.add, counts).reshape(h, w + 2)[:, :w]
 
 
 def _population(bits: UInt32[Array, "..."]) -> Int32[Array, "..."]:

@@ -15,7 +15,7 @@ SIDE = 48
 _assign = jax.jit(superpixels.assign, static_argnums=1)
 _upsample = jax.jit(superpixels.upsample, static_argnums=2)
 _centers = jax.jit(superpixels.centers_of_mass, static_argnums=1)
-_boxes = jax.jit(superpixels.boxes_and_areas, static_argnums=1)
+_boxes = jax.jit(superpixels.areas_and_boxes, static_argnums=(2, 3))
 _slic = jax.jit(superpixels.slic, static_argnums=1)
 
 
@@ -141,8 +141,8 @@ def test_centers_boxes_and_areas_are_those_of_the_pixels(size: int):
     assignment = jnp.asarray(_any_assignment(h, w, size, seed=size))
     ids = np.asarray(superpixels.ids(assignment, size))
     centers = _centers(assignment, size)
-    planes, areas = _boxes(assignment, size)
-    boxes = jnp.stack(planes, axis=-1)
+    areas, boxes = _boxes(1 + jnp.arange(h * w).reshape(h, w), assignment, size, h * w)
+    areas, boxes = areas.reshape(h, w), boxes.reshape(h, w, 4)
     assert boxes.dtype == areas.dtype == jnp.int32
     assert areas.sum() == ids.size
     for i in range(h * w):
@@ -156,6 +156,20 @@ def test_centers_boxes_and_areas_are_those_of_the_pixels(size: int):
             box = (h * size, w * size, 0, 0)
             np.testing.assert_array_equal(centers[row, column], np.array([row, column]) * size + (size - 1) / 2)
         np.testing.assert_array_equal(boxes[row, column], box)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_areas_and_boxes_of_objects_of_several_superpixels(size: int):
+    h, w, count = 5, 4, 3
+    assignment = jnp.asarray(_any_assignment(h, w, size, seed=size))
+    objects = np.random.default_rng(size).integers(0, count, (h, w))  # the last id is not there
+    areas, boxes = _boxes(jnp.asarray(objects), assignment, size, count)
+    pixels = objects.ravel()[np.asarray(superpixels.ids(assignment, size))]
+    for i in range(1, count + 1):
+        y, x = np.nonzero(pixels == i)
+        assert areas[i - 1] == y.size
+        box = (y.min(), x.min(), y.max() + 1, x.max() + 1) if y.size else (h * size, w * size, 0, 0)
+        np.testing.assert_array_equal(boxes[i - 1], box)
 
 
 def test_a_superpixel_without_pixels_sits_in_the_middle_of_its_cell():
