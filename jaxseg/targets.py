@@ -1,5 +1,6 @@
 """From label maps and superpixels to what the three decoders should predict, for one image."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8, UInt16
@@ -83,8 +84,8 @@ def sample(
     Returns:
       Class and object id of each element of the grid.
     """
-    rows, columns = _sample_positions(assignment, size)
-    return semantic[rows, columns], instance[rows, columns]
+    place = superpixels.middle_pixels(assignment, size)
+    return semantic.ravel()[place], instance.ravel()[place]
 
 
 def vanished(
@@ -124,17 +125,6 @@ def _instances_only(semantic: UInt8[Array, "H W"], instance: UInt16[Array, "H W"
     return jnp.where((semantic == IGNORED) | (semantic == 0), jnp.uint16(0), instance)
 
 
-def _sample_positions(assignment: UInt8[Array, "H W"], size: int) -> tuple[Int[Array, "h w"], Int[Array, "h w"]]:
-    """Pixel (rows, columns) at each superpixel's center of mass; halves round toward the middle of the image.
-
-    Rounding all halves one way would sample other pixels from the mirror image.
-    """
-    position = superpixels.centers_of_mass(assignment, size)
-    middle = (jnp.array(assignment.shape, jnp.float32) - 1)[None, None] / 2
-    nearest = jnp.where(position < middle, jnp.floor(position + 0.5), jnp.ceil(position - 0.5)).astype(jnp.int32)
-    return nearest[..., 0], nearest[..., 1]
-
-
 def _present(ids: UInt16[Array, "_ _"]) -> Bool[Array, " ids"]:
     """Which ids other than 0 occur."""
     return jnp.zeros(_IDS, bool).at[ids.ravel()].set(True).at[0].set(False)
@@ -154,11 +144,18 @@ def _centers(slot: Int[Array, "h w"], slots: int) -> Int[Array, "n 2"]:
     base = total // number[:, None]
     offset = place - base[row]
     twice_dot = 2 * jnp.sum(offset * (total - base * number[:, None])[row], axis=-1)
-    whole = jnp.sum(offset**2, axis=-1) - twice_dot // number[row]
-    fraction = -(twice_dot % number[row])
+    quotient, rest = _divided(twice_dot, number[row])
+    whole, fraction = jnp.sum(offset**2, axis=-1) - quotient, -rest
     order, rank = _middle_first(h, w)
     first = _first(row, slots, (whole, fraction, rank))
     return place[order[jnp.minimum(first, h * w - 1)]][1:]
+
+
+def _divided(value: Int[Array, " hw"], by: Int[Array, " hw"]) -> tuple[Int[Array, " hw"], Int[Array, " hw"]]:
+    """Quotient, rounded down, and remainder by positive numbers, of one division."""
+    toward_zero = jax.lax.div(value, by)
+    rest = value - toward_zero * by
+    return toward_zero - (rest < 0), rest + jnp.where(rest < 0, by, 0)
 
 
 def _first(row: Int[Array, " hw"], slots: int, keys: tuple[Int[Array, " hw"], ...]) -> Int[Array, " rows"]:

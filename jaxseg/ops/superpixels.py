@@ -160,15 +160,38 @@ def centers_of_mass(assignment: UInt8[Array, "H W"], size: int) -> Float[Array, 
       ValueError: if `size` does not divide the image or exceeds 32.
     """
     h, w = grid_shape(assignment.shape, size)
-    area, down, right = _zeros(assignment.shape, size, 3)
-    for part in _parts(assignment, size):
-        count = _population(part.pixels)
-        area = area + count.sum(axis=0)
-        down = down + (part.row_sum() - size * part.dy * count).sum(axis=0)
-        right = right + (part.column_sum() + count * part.column).sum(axis=0)
-    area, down, right = (total.reshape(h, w + 2)[:, :w] for total in (area, down, right))
+    area, down, right = _moments(assignment, size)
     mean = jnp.stack([down, right], axis=-1).astype(jnp.float32) / jnp.maximum(area, 1).astype(jnp.float32)[..., None]
     return _corners(h, w, size) + jnp.where((area > 0)[..., None], mean, 0.5 * (size - 1))
+
+
+def middle_pixels(assignment: UInt8[Array, "H W"], size: int) -> UInt32[Array, "h w"]:
+    """The pixel nearest to each superpixel's center of mass, in exact arithmetic.
+
+    Halves round toward the middle of the image: rounding all one way would find other pixels in its mirror image.
+
+    Args:
+      assignment: offsets, 0..8.
+      size: side of a cell in pixels, at most 32.
+
+    Returns:
+      Row * W + column of the pixel; of one in the middle of its cell for a superpixel that owns none.
+
+    Raises:
+      ValueError: if `size` does not divide the image or exceeds 32.
+    """
+    grid = grid_shape(assignment.shape, size)
+    area, *sums = _moments(assignment, size)
+    number = jnp.where(area > 0, area, 2)
+    place = []
+    for axis, total in enumerate(sums):
+        corner = jax.lax.broadcasted_iota(jnp.int32, grid, axis) * size
+        total = jnp.where(area > 0, total, size - 1)
+        late = 2 * (corner * number + total) >= (assignment.shape[axis] - 1) * number
+        # The division comes last, as in `color.lab_planes`; `size` is added lest it divide anything negative.
+        rounded = jax.lax.div(2 * (total + size * number) + number - late, 2 * number)
+        place.append(corner - size + rounded)
+    return (place[0] * assignment.shape[1] + place[1]).astype(jnp.uint32)
 
 
 def areas_and_boxes(
@@ -188,9 +211,8 @@ def areas_and_boxes(
     Raises:
       ValueError: if `size` does not divide the image or exceeds 32.
     """
-    _, w = grid_shape(assignment.shape, size)
-    none = jnp.iinfo(jnp.int32).max
-    (area,) = _zeros(assignment.shape, size, 1)
+    h, w = grid_shape(assignment.shape, size)
+    none, area = jnp.iinfo(jnp.int32).max, jnp.zeros(h * (w + 2), jnp.int32)
     first, last = [jnp.full(area.size, none)] * 2, [jnp.full(area.size, -none)] * 2
     for part in _parts(assignment, size):
         area = area + _population(part.pixels).sum(axis=0)
@@ -364,7 +386,7 @@ def _assign_to(planes: Sequence[Array], centers: Sequence[Array], size: int, com
 
 def _move(planes: Sequence[Array], centers: Sequence[Array], assignment: Array, size: int) -> tuple[Array, ...]:
     """Mean color and position of each superpixel's pixels; the old center where there are none."""
-    area = _areas(assignment, size)
+    area, _, _ = _moments(assignment, size)
     position = centers_of_mass(assignment, size)
     owner, empty = ids(assignment, size).ravel(), jnp.zeros(area.size)
     sums = [empty.at[owner].add(plane.ravel()).reshape(area.shape) for plane in planes]
@@ -452,16 +474,15 @@ def _parts(assignment: UInt8[Array, "H W"], size: int) -> Iterator[_Part]:
         yield _Part(dy, pixels, columns, spacing, column)
 
 
-def _zeros(shape: tuple[int, ...], size: int, number: int) -> list[Int32[Array, " n"]]:
-    """Sums over `_parts` to start from."""
-    h, w = grid_shape(shape, size)
-    return [jnp.zeros(h * (w + 2), jnp.int32) for _ in range(number)]
-
-
-def _areas(assignment: UInt8[Array, "H W"], size: int) -> Int32[Array, "h w"]:
+def _moments(assignment: UInt8[Array, "H W"], size: int) -> tuple[Int32[Array, "h w"], ...]:
+    """Number of each superpixel's pixels, and the sums of their rows and columns from the corner of its own cell."""
     h, w = grid_shape(assignment.shape, size)
-    counts = (_population(part.pixels).sum(axis=0) for part in _parts(assignment, size))
-    return functools.reduce(jnp.add, counts).reshape(h, w + 2)[:, :w]
+    sums = [jnp.zeros(h * (w + 2), jnp.int32)] * 3
+    for part in _parts(assignment, size):
+        count = _population(part.pixels)
+        down, right = part.row_sum() - size * part.dy * count, part.column_sum() + count * part.column
+        sums = [a + b.sum(axis=0) for a, b in zip(sums, (count, down, right), strict=True)]
+    return tuple(total.reshape(h, w + 2)[:, :w] for total in sums)
 
 
 def _population(bits: UInt32[Array, "..."]) -> Int32[Array, "..."]:
