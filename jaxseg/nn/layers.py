@@ -192,7 +192,8 @@ def convolution(
 ) -> Float[Array, "b oh ow o"]:
     """Convolution; unless told otherwise it pads evenly, so that strides do not shift features as 'SAME' does.
 
-    A 1x1 convolution is a product of matrices, and runs as one. On CPU an image's few channels run two columns at once.
+    A 1x1 convolution is a product of matrices, and runs as one. On CPU an image's few channels run two columns at once,
+    and a 3x3 window over many channels by Winograd's algorithm, within about 1e-6 of the plain sum.
 
     Args:
       x: features.
@@ -210,11 +211,15 @@ def convolution(
     around = around or pads(_size(x), kernel.shape[0], stride, dilation)
     plain = partial(_convolution, stride=(stride, stride), dilation=dilation, around=around, groups=groups)
     thin = x.shape[-1] <= 4 and x.shape[2] % 2 == 0 and stride <= 2 and dilation == groups == 1
-    if not thin:
+    centered = kernel.shape[0] == 3 and around == ((dilation, dilation), (dilation, dilation))
+    whole = all(n % (2 * dilation) == 0 for n in _size(x)) and x.dtype == jnp.float32
+    if thin:
+        cpu: Any = partial(_thin_convolution, stride=stride, around=around)
+    elif centered and whole and stride == groups == 1 and min(kernel.shape[2:]) >= 64:
+        cpu = partial(_winograd, dilation=dilation)
+    else:
         return plain(x, kernel)
-    return lax.platform_dependent(
-        x, kernel, cpu=partial(_thin_convolution, stride=stride, around=around), default=plain
-    )
+    return lax.platform_dependent(x, kernel, cpu=cpu, default=plain)
 
 
 def _convolution(x: Array, kernel: Array, stride: tuple[int, int], dilation: int, around: Pads, groups: int) -> Array:
@@ -246,6 +251,68 @@ def _thin_convolution(x: Array, kernel: Array, stride: int, around: Pads) -> Arr
     pairs = x.reshape(b, h, w // 2, 2 * c)
     y = _convolution(pairs, wide, (stride, 1), 1, (above_below, (left, right)), 1)
     return y.reshape(b, y.shape[1], w // stride, o)
+
+
+def _winograd(x: Array, kernel: Array, dilation: int) -> Array:
+    r"""3x3 convolution of even sizes at stride 1, padded by the dilation: F(2x2, 3x3), with 16 products for 36.
+
+    .. math:: Y = A^T [(G k G^T) \odot (B^T d B)] A
+
+    for tiles d of 4 x 4 elements that overlap by two, summed over channels as 16 products of matrices. The gradient is
+    that of the plain convolution.
+
+    References:
+      Lavin and Gray, Fast algorithms for convolutional neural networks, CVPR 2016, section 4.1.
+    """
+
+    def forward(x: Array, kernel: Array) -> Array:
+        grids = _split_grids(x, dilation)
+        (_, h, w, _), padded = grids.shape, _padded(grids, ((1, 1), (1, 1)))
+        # Rows, then columns, of tiles and windows; then the same of products.
+        tiles = [
+            tile
+            for row in _winograd_input([padded[:, i : i + h : 2] for i in range(4)])
+            for tile in _winograd_input([row[:, :, i : i + w : 2] for i in range(4)])
+        ]
+        windows = [part for row in _winograd_kernel(kernel) for part in _winograd_kernel(row)]
+        products = [tile @ window for tile, window in zip(tiles, windows, strict=True)]
+        columns = [_winograd_output(products[j::4]) for j in range(4)]
+        rows = [jnp.stack(_winograd_output([column[i] for column in columns]), axis=3) for i in range(2)]
+        return _join_grids(jnp.stack(rows, axis=2).reshape(*grids.shape[:3], -1), dilation)
+
+    plain = partial(_convolution, stride=(1, 1), dilation=dilation, around=((dilation,) * 2,) * 2, groups=1)
+    run = jax.custom_vjp(forward)
+    run.defvjp(lambda x, k: (forward(x, k), (x, k)), lambda saved, g: jax.vjp(plain, *saved)[1](g))
+    return run(x, kernel)
+
+
+def _split_grids(x: Array, dilation: int) -> Array:
+    """Every dilation-th row and column as an image of its own: a dilated window becomes a dense one."""
+    b, h, w, c = x.shape
+    parts = x.reshape(b, h // dilation, dilation, w // dilation, dilation, c).transpose(0, 2, 4, 1, 3, 5)
+    return parts.reshape(b * dilation**2, h // dilation, w // dilation, c)
+
+
+def _join_grids(x: Array, dilation: int) -> Array:
+    """Undoes `_split_grids`."""
+    b, h, w, c = x.shape
+    parts = x.reshape(b // dilation**2, dilation, dilation, h, w, c).transpose(0, 3, 1, 4, 2, 5)
+    return parts.reshape(b // dilation**2, h * dilation, w * dilation, c)
+
+
+def _winograd_input(d: Sequence[Array]) -> tuple[Array, ...]:
+    """B^T d along one axis."""
+    return d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]
+
+
+def _winograd_kernel(k: Array) -> tuple[Array, ...]:
+    """G k along the first axis."""
+    return k[0], (k[0] + k[1] + k[2]) / 2, (k[0] - k[1] + k[2]) / 2, k[2]
+
+
+def _winograd_output(m: Sequence[Array]) -> tuple[Array, ...]:
+    """A^T m along one axis."""
+    return m[0] + m[1] + m[2], m[1] - m[2] - m[3]
 
 
 def _size(x: Array) -> tuple[int, int]:
