@@ -53,9 +53,10 @@ def main() -> None:
     options, rest = parser.parse_known_args()
     settings = cli.override(cli.read_config(options.config), rest)
 
-    from jaxseg.train import memory, parallel
+    from jaxseg import runtime
+    from jaxseg.train import parallel
 
-    memory.keep()
+    runtime.prepare()
     parallel.prepare_host()
     parallel.connect(options.coordinator, options.processes, options.process)
     from jaxseg.apps import train

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from jaxseg import config
-from jaxseg.train import debug, memory
+from jaxseg import config, runtime
+from jaxseg.train import debug
 
 R = TypeVar("R", bound=config.Run)
 
@@ -90,12 +90,9 @@ def train(argv: Sequence[str]) -> None:
     if known.config is None or (known.workdir is None and not known.help):
         raise config.UserError("--config FILE and --workdir DIR are required. See --help.")
     settings = override(read_config(known.config), [*rest, *(["--help"] if known.help else [])])
-    memory.keep()
-    if settings.train.deterministic:
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
     if settings.train.debug:
         debug.check_shapes()
-    _keep_compiled()
+    _prepare(settings.train.deterministic)
     from jaxseg.apps.train import train as run
     from jaxseg.train import parallel, storage
 
@@ -118,7 +115,7 @@ def evaluate(argv: Sequence[str]) -> None:
     known, rest = parser.parse_known_args(argv)
     if known.sweep and known.submission:
         raise config.UserError("--sweep and --submission are two evaluations. Give one of them.")
-    _keep_compiled()
+    _prepare()
     from jaxseg.apps import classification, model
     from jaxseg.apps import evaluate as app
     from jaxseg.train import storage
@@ -147,7 +144,7 @@ def predict(argv: Sequence[str]) -> int:
     )
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="image, folder or glob")
     known = parser.parse_args(argv)
-    _keep_compiled()
+    _prepare()
     from jaxseg.apps import predict as app
     from jaxseg.train import storage
 
@@ -180,7 +177,7 @@ def data(argv: Sequence[str]) -> None:
         prepare.prepare(override(read_config(known.config), rest))
         return
     settings = override(read_segmentation(known.config), rest)
-    _keep_compiled()
+    _prepare()
     if argv[0] == "check":
         check.check(settings, known.images, known.json)
     else:
@@ -228,7 +225,7 @@ def weights(argv: Sequence[str]) -> None:
         parser.add_argument("file", type=Path, metavar="FILE", help="encoder checkpoint, or work directory of a run")
         parser.add_argument("images", nargs="*", metavar="IMAGE", help="image, folder or glob")
     known = parser.parse_args(argv[1:])
-    _keep_compiled()
+    _prepare()
     from jaxseg.apps import weights as app
 
     if argv[0] == "import":
@@ -250,7 +247,7 @@ def superpixels(argv: Sequence[str]) -> None:
     if known.images < 1 or min(known.sizes) < 1 or min(known.compactness) <= 0:
         raise config.UserError("--images and --sizes must be at least 1 and --compactness above 0.")
     settings = override(read_segmentation(known.config), rest)
-    _keep_compiled()
+    _prepare()
     from jaxseg.apps import superpixels as app
 
     app.study(settings, known.images, known.sizes, known.compactness, known.json, known.output)
@@ -267,14 +264,15 @@ def benchmark(argv: Sequence[str]) -> None:
     if known.frames < 1 or known.batch < 1:
         raise config.UserError("--frames and --batch must be at least 1.")
     settings = override(read_segmentation(known.config), rest)
-    _keep_compiled()
+    _prepare()
     from jaxseg.apps import benchmark as app
 
     app.benchmark(settings, known.frames, known.batch, known.json)
 
 
-def _keep_compiled() -> None:
-    """Compiled programs are kept in the user's cache folder, so that only the first start is slow."""
+def _prepare(deterministic: bool = False) -> None:
+    """Sets up the process. Compiled programs are kept in the user's cache folder: only the first start is slow."""
+    runtime.prepare(deterministic)
     import jax
 
     if not jax.config.values["jax_compilation_cache_dir"]:

@@ -5,7 +5,8 @@ for any head.
 """
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,8 @@ from jaxtyping import Array, Bool, Float, Int, UInt8, UInt16
 
 from jaxseg.ops import clustering, components, superpixels, upsampling
 from jaxseg.types import IGNORED, Capacity, Instances, Outputs, Segmentation, Targets, Thresholds
+
+T = TypeVar("T")
 
 OUTSIDE = 9
 """Assignment of padding pixels: no superpixel, so they count in no area and no box."""
@@ -97,8 +100,16 @@ def segment(
     plan = geometry((frames.shape[1], frames.shape[2]), capacity)
     images, canvases = inputs(frames, plan)
     outputs = network.apply(variables, images, train=False)
-    assignment = jax.vmap(lambda canvas: assign(canvas, plan, capacity, thresholds))(canvases)
-    return jax.vmap(lambda o, a: finish(o, a, plan, capacity, thresholds))(outputs, assignment)
+    assignment = _each(lambda canvas: assign(canvas, plan, capacity, thresholds), canvases)
+    return _each(lambda o, a: finish(o, a, plan, capacity, thresholds), outputs, assignment)
+
+
+def _each(run: Callable[..., T], *batches: Any) -> T:
+    """Maps a function of one image over a batch. One alone is not mapped: its scatters and conditions stay simple."""
+    if jax.tree.leaves(batches)[0].shape[0] > 1:
+        return jax.vmap(run)(*batches)
+    alone = jax.tree.map(lambda x: x[0], batches)
+    return jax.tree.map(lambda x: x[None], run(*alone))
 
 
 jitted = jax.jit(segment, static_argnums=(0, 3))

@@ -12,13 +12,14 @@ UPPER = {"segment", "track", "train", "weights"}
 ALLOWED = {
     "types": set(),
     "config": set(),
+    "runtime": set(),
     "ops": BASE,
     **{room: BASE | {"ops"} for room in MIDDLE},
     **{room: BASE | {"ops", "segment"} | MIDDLE for room in UPPER},
     "visualize": {"types"},
     "apps": BASE | {"ops", "visualize"} | MIDDLE | UPPER,
-    "cli": BASE | {"apps", "train"},
-    "__init__": {"apps"},
+    "cli": BASE | {"runtime", "apps", "train"},
+    "__init__": {"apps", "runtime"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -46,10 +47,11 @@ def test_imports_point_left(file):
     assert rooms - {room} <= ALLOWED[room]
 
 
-def test_config_imports_the_standard_library_only():
+@pytest.mark.parametrize("file", ["config.py", "runtime.py"])
+def test_what_comes_first_imports_the_standard_library_only(file):
     import sys
 
-    names = imports_of(ast.parse((PACKAGE / "config.py").read_text()))
+    names = imports_of(ast.parse((PACKAGE / file).read_text()))
     assert {name.split(".")[0] for name in names} <= sys.stdlib_module_names
 
 
