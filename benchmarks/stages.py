@@ -4,28 +4,26 @@ python benchmarks/stages.py [--photos FOLDER] [--size 512 1024] [--rounds 15]
 
 Needs the peers: pip install scikit-learn scipy, and for superpixels opencv-contrib-python-headless and fast-slic (which
 builds with pip install --no-build-isolation fast-slic once cython and numpy are there). A peer that is missing is left
-out. Each round calls ours and every peer once, in turns, on the next image; a ratio is the median over the rounds of
-peer / ours, so that whatever else the machine does weighs on both. Prints a table on stderr, a line of JSON on stdout.
+out. How turns are taken is said in `turns.times`; a ratio is the median over the rounds of peer / ours. Prints a table
+on stderr, a line of JSON on stdout.
 """
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import turns  # isort: skip (before JAX)
 import cv2
+import frames
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxseg import segment, targets
-from jaxseg.data import shapes
 from jaxseg.ops import clustering, components, superpixels
 from jaxseg.types import Capacity, Thresholds
 
@@ -61,30 +59,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
     size = tuple(options.size)
-    scenes = [shapes.scene(np.random.default_rng(i), size, 4) for i in range(4)]
-    images = _photos(options.photos, size) if options.photos else [scene.image for scene in scenes]
+    scenes = [frames.crowd(i, size) for i in range(4)]
+    images = frames.photos(options.photos, size) if options.photos else [scene.image for scene in scenes]
     rows = []
     for stage in (*_superpixels(images), *_components(size), *_grouping(size), *_whole(scenes), *_targets(scenes)):
         rows += _measured(stage, options.rounds)
         print(f"{stage.name}: {rows[-1]['ours_ms']:.2f} ms", file=sys.stderr, flush=True)
-    _show(rows)
-    machine = {"cores": os.cpu_count(), "machine": platform.machine(), "device": jax.devices()[0].device_kind}
-    about = {"size": size, "k": K, "rounds": options.rounds, "photos": bool(options.photos), "jax": jax.__version__}
-    print(json.dumps({**about, **machine, "rows": rows}))
-
-
-def _photos(folder: Path, size: tuple[int, int]) -> list[np.ndarray]:
-    """Photographs enlarged to cover the frame, and its middle cut out."""
-    found = []
-    for path in sorted(p for p in folder.iterdir() if p.suffix in (".jpg", ".png")):
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        scale = max(size[0] / image.shape[0], size[1] / image.shape[1])
-        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else 1)
-        top, left = (image.shape[0] - size[0]) // 2, (image.shape[1] - size[1]) // 2
-        found.append(np.ascontiguousarray(image[top : top + size[0], left : left + size[1], ::-1]))
-    if not found:
-        sys.exit(f"{folder} holds no image.")
-    return found
+    titles = ("stage", "ours, ms", "peer", "peer, ms", "peer / ours", "goal")
+    turns.table(
+        titles, [tuple(row[k] for k in ("stage", "ours_ms", "peer", "peer_ms", "ratio", "goal")) for row in rows]
+    )
+    settings = {"size": size, "k": K, "rounds": options.rounds, "photos": bool(options.photos)}
+    print(json.dumps({**turns.about(), **settings, "rows": rows}))
 
 
 def _ready(run: Callable, inputs: list[Any]) -> Callable[[int], Any]:
@@ -130,42 +116,10 @@ def _superpixels(images: list[np.ndarray]) -> Iterator[Stage]:
 def _components(size: tuple[int, int]) -> Iterator[Stage]:
     from scipy import ndimage
 
-    h, w = size[0] // K, size[1] // K
-    blobs = [cv2.GaussianBlur(np.random.default_rng(i).random((h, w)), (0, 0), 3) > 0.52 for i in range(4)]
-    grids = {
-        "blobs": blobs,
-        "spiral": [_spiral(h, w)],
-        "snake": [_snake(h, w)],
-        "checkerboard": [np.indices((h, w)).sum(0) % 2 == 0],
-    }
-    for name, masks in grids.items():
+    for name, masks in frames.components(size[0] // K, size[1] // K):
         ours = _ready(lambda mask: components.label(mask, 8), [(mask,) for mask in masks])
         peer = {"SciPy": lambda i, masks=masks: ndimage.label(masks[i % len(masks)], np.ones((3, 3)))}
         yield Stage(f"components, {name}", ours, peer, {"SciPy": 1 / 2.5 if name == "blobs" else 1 / 6})
-
-
-def _spiral(h: int, w: int) -> np.ndarray:
-    """One path from the border to the middle."""
-    mask = np.zeros((h, w), bool)
-    top, left, bottom, right = 0, 0, h - 1, w - 1
-    while top <= bottom and left <= right:
-        mask[top, left : right + 1] = True
-        mask[top : bottom + 1, right] = True
-        mask[bottom, left : right + 1] = True
-        mask[top + 2 : bottom + 1, left] = True
-        if top + 2 <= bottom and left + 2 <= right:
-            mask[top + 2, left : left + 2] = True
-        top, left, bottom, right = top + 2, left + 2, bottom - 2, right - 2
-    return mask
-
-
-def _snake(h: int, w: int) -> np.ndarray:
-    """One path that runs to and fro."""
-    mask = np.zeros((h, w), bool)
-    mask[::2] = True
-    mask[1::4, -1] = True
-    mask[3::4, 0] = True
-    return mask
 
 
 def _grouping(size: tuple[int, int]) -> Iterator[Stage]:
@@ -300,44 +254,20 @@ def make_targets(semantic: np.ndarray, instance: np.ndarray, owner: np.ndarray) 
 
 
 def _measured(stage: Stage, rounds: int) -> list[dict[str, Any]]:
-    """A row for each peer; the first call of each compiles or warms up."""
-    runs = {"ours": stage.ours, **stage.peers}
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for i in range(-1, rounds):
-        for name, run in runs.items():
-            begun = time.perf_counter()
-            run(max(i, 0))
-            if i >= 0:
-                times[name].append(1000 * (time.perf_counter() - begun))
-    ours = statistics.median(times["ours"])
-    rows = []
-    for name in stage.peers or {"none": None}:
-        row: dict[str, Any] = {"stage": stage.name, "ours_ms": ours, "peer": name}
-        if name in times:
-            ratios = [peer / mine for peer, mine in zip(times[name], times["ours"], strict=True)]
-            quarters = statistics.quantiles(ratios, n=4)
-            row |= {"peer_ms": statistics.median(times[name]), "ratio": statistics.median(ratios)}
-            row |= {"ratio_quartiles": [quarters[0], quarters[2]], "goal": stage.goals.get(name)}
-        rows.append(row)
-    return rows
-
-
-def _show(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table()
-    for title in ("stage", "ours, ms", "peer", "peer, ms", "peer / ours", "goal"):
-        table.add_column(title, justify="left" if title in ("stage", "peer") else "right")
-    for row in rows:
-        ratio, goal = row.get("ratio"), row.get("goal")
-        figures = (
-            f"{row.get('peer_ms', float('nan')):.2f}",
-            f"{ratio:.2f}" if ratio else "",
-            f"{goal:.2f}" if goal else "",
-        )
-        table.add_row(row["stage"], f"{row['ours_ms']:.2f}", row["peer"], *figures)
-    Console(stderr=True, width=110).print(table)
+    """A row for each peer."""
+    found = turns.times({"ours": stage.ours, **stage.peers}, rounds)
+    ours = {"stage": stage.name, "ours_ms": round(statistics.median(found["ours"]), 3)}
+    none = {"peer": None, "peer_ms": None, "ratio": None, "goal": None}
+    return [
+        {
+            **ours,
+            "peer": name,
+            "peer_ms": round(statistics.median(found[name]), 3),
+            **turns.ratio(found["ours"], found[name]),
+            "goal": stage.goals.get(name),
+        }
+        for name in stage.peers
+    ] or [ours | none]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How this process runs: its memory, and what XLA is told. Standard library only, so that it can come before all else."""
+"""How this process runs: its memory, and what XLA is told. Standard library only, so that it can come first."""
 
 import ctypes
 import importlib.metadata

@@ -44,13 +44,16 @@ def label(mask: Bool[Array, "h w"] | Integer[Array, "h w"], connectivity: int) -
     if connectivity not in _STEPS:
         raise ValueError(f"`connectivity` must be 4 or 8: got {connectivity}.")
     values = mask.astype(jnp.int32)
-    parent, unfinished = jnp.arange(values.size, dtype=jnp.uint32), jnp.bool_(True)
-    if connectivity == 8:
-        parent, unfinished = _join_blocks(values, single=mask.dtype == jnp.bool_)
-    if connectivity == 4 or mask.dtype != jnp.bool_:
-        none = jnp.zeros(values.size, jnp.uint8)
-        joined = jax.lax.cond(unfinished, lambda: _joined_elements(values, connectivity), lambda: none)
-        parent = _roots(parent, joined, values.shape[1], _STEPS[connectivity], unfinished)
+
+    def join_elements(parent: UInt32[Array, " hw"]) -> UInt32[Array, " hw"]:
+        return _roots(parent, _joined_elements(values, connectivity), values.shape[1], _STEPS[connectivity])
+
+    if connectivity == 4:
+        parent = join_elements(jnp.arange(values.size, dtype=jnp.uint32))
+    else:
+        single = mask.dtype == jnp.bool_
+        parent, unfinished = _join_blocks(values, single)
+        parent = parent if single else jax.lax.cond(unfinished, join_elements, lambda parent: parent, parent)
     return jnp.where(values != 0, parent.reshape(values.shape).astype(jnp.int32) + 1, 0)
 
 
@@ -59,7 +62,6 @@ def _roots(
     joined: UInt8[Array, " n"],
     stride: int,
     steps: tuple[tuple[int, int], ...],
-    unfinished: Bool[Array, ""],
 ) -> UInt32[Array, " n"]:
     """Smallest element of each component of a flat grid.
 
@@ -68,23 +70,28 @@ def _roots(
       joined: bit i is set if an element belongs together with the one at step i.
       stride: elements of a row.
       steps: (dy, dx) of the neighbors.
-      unfinished: whether there is anything to do.
     """
     n, guard = parent.size, stride + 1
     far = jnp.uint32(n)  # unsigned indices spare the wrapping of negative ones
 
-    def round_(state: tuple[Array, Array]) -> tuple[Array, Array]:
-        parent, _ = state
-        around, smallest = _guarded(parent, guard, far), parent
+    def smallest(parent: UInt32[Array, " n"]) -> UInt32[Array, " n"]:
+        """The smallest parent among each element and its joined neighbors."""
+        around, found = _guarded(parent, guard, far), parent
         for i, step in enumerate(steps):
             near = _near(around, step, stride, n)
-            smallest = jnp.minimum(smallest, jnp.where((joined & jnp.uint8(1 << i)) != 0, near, far))
-        # Neighbors' smallest parent goes to the parent that an element had; then each takes its ancestor of degree 4.
-        hooked = parent.at[parent].min(smallest, mode="promise_in_bounds")
-        shorter = functools.reduce(lambda at, _: _at(hooked, at), range(3), hooked)
-        return shorter, jnp.any(shorter != parent)
+            found = jnp.minimum(found, jnp.where((joined & jnp.uint8(1 << i)) != 0, near, far))
+        return found
 
-    return jax.lax.while_loop(lambda state: state[1], round_, (parent, unfinished))[0]
+    def round_(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        parent, near, _ = state
+        # Each parent gets the smallest found next to its children; then each element takes its ancestor of degree 4.
+        hooked = parent.at[parent].min(near, mode="promise_in_bounds")
+        parent = functools.reduce(lambda at, _: _at(hooked, at), range(3), hooked)
+        near = smallest(parent)
+        return parent, near, jnp.any(near != parent)
+
+    # When all neighbors agree, a component has one parent, which is its own.
+    return jax.lax.while_loop(lambda state: state[2], round_, (parent, smallest(parent), jnp.bool_(True)))[0]
 
 
 def _at(table: Shaped[Array, " n"], index: UInt32[Array, " m"]) -> Shaped[Array, " m"]:
@@ -123,20 +130,22 @@ def _join_blocks(values: Int32[Array, "h w"], single: bool) -> tuple[UInt32[Arra
     even = jnp.pad(values, ((0, 2 * h - height), (0, 2 * w - width))).reshape(h, 2, w, 2)
     elements = [even[:, i, :, j] for i in (0, 1) for j in (0, 1)]
     value = functools.reduce(lambda a, b: jnp.where(a != 0, a, b), elements)
-    on = sum(jnp.where(element != 0, 1 << i, 0) for i, element in enumerate(elements))
+    on = sum(jnp.where(element != 0, jnp.uint8(1 << i), jnp.uint8(0)) for i, element in enumerate(elements))
     mixed = functools.reduce(jnp.logical_or, [(e != 0) & (e != value) for e in elements])
-    on = on if single else jnp.where(mixed, 0, on)
+    on = on if single else jnp.where(mixed, jnp.uint8(0), on)
     # A column that is off at the end of each row: neighbors across it never join.
     stride, n = w + 1, h * (w + 1)
     on, value = (jnp.pad(x, ((0, 0), (0, 1))).ravel() for x in (on, value))
     around, kinds = _guarded(on, stride + 1, 0), _guarded(value, stride + 1, 0)
+    # Read back from what is stored: else each neighbor's test would gather the elements again.
+    on, value = (_near(x, (0, 0), stride, n) for x in (around, kinds))
     joined = jnp.zeros(n, jnp.uint8)
     for i, step in enumerate(_STEPS[8]):
         there = _near(around, step, stride, n) & _FACING[-step[0], -step[1]]
         meets = ((on & _FACING[step]) != 0) & (there != 0)
         meets = meets if single else meets & (_near(kinds, step, stride, n) == value)
         joined |= jnp.where(meets, jnp.uint8(1 << i), jnp.uint8(0))
-    root = _roots(jnp.arange(n, dtype=jnp.uint32), joined, stride, _STEPS[8], jnp.bool_(True))
+    root = _roots(jnp.arange(n, dtype=jnp.uint32), joined, stride, _STEPS[8])
     # Roots are first among blocks; the first element of the component may lie in a later block of the same two rows.
     y, x = np.mgrid[:h, :stride]
     corner = (2 * y * width + 2 * x).astype(np.uint32).ravel()
