@@ -217,7 +217,7 @@ def _at(tree: Any, path: list[str]) -> Any:
 
 def _set(parameter: torch.Tensor, value: np.ndarray) -> None:
     with torch.no_grad():
-        parameter.copy_(torch.from_numpy(np.ascontiguousarray(value)))
+        parameter.copy_(torch.from_numpy(np.array(value)))
 
 
 def _set_norm(layer: nn.BatchNorm2d, params: Any, statistics: Any) -> None:

@@ -94,7 +94,7 @@ def _stages(settings: config.Config, size: tuple[int, int]) -> dict[str, tuple[C
     capacity, thresholds = model.capacity(settings), model.thresholds(settings)
     plan = segment.geometry(size, capacity)
     network = model.network(settings)
-    variables = _variables(settings)
+    values = variables(settings)
     classes = len(settings.data.classes) + 1
 
     def superpixels(frames: Any) -> Any:
@@ -112,7 +112,7 @@ def _stages(settings: config.Config, size: tuple[int, int]) -> dict[str, tuple[C
         return jax.device_put(frames)
 
     def with_variables(frames: Any, *_: Any) -> Any:
-        return variables, jax.device_put(frames)
+        return values, jax.device_put(frames)
 
     def cnn(pair: Any) -> Any:
         return network.apply(pair[0], pair[1], train=False)
@@ -143,14 +143,15 @@ def _compiled(run: Callable, example: Any) -> tuple[Callable, float]:
         jax.config.update("jax_enable_compilation_cache", cached)
 
 
-def _variables(settings: config.Config) -> Any:
+def variables(settings: config.Config) -> Any:
+    """Untrained parameters and statistics of a config's network."""
     network = model.network(settings)
     side = settings.model.encoder_stride
     return jax.jit(lambda key: network.init(key, jnp.zeros((1, side, side, 3)), train=False))(jax.random.key(0))
 
 
 def _parameters(settings: config.Config) -> int:
-    return sum(p.size for p in jax.tree.leaves(jax.eval_shape(lambda: _variables(settings))["params"]))
+    return sum(p.size for p in jax.tree.leaves(jax.eval_shape(lambda: variables(settings))["params"]))
 
 
 def _time(run: Callable, inputs: list[Any], frames: int) -> dict[str, float]:
