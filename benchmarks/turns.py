@@ -14,7 +14,7 @@ from jaxseg import runtime
 
 runtime.prepare()  # As every command of the project does, before JAX is imported.
 
-TURN = 0.02
+TURN = 0.05
 """Seconds that a turn lasts at least."""
 
 PACKAGES = ("jax", "numpy", "scipy", "scikit-learn", "opencv-contrib-python-headless", "fast-slic", "torch")

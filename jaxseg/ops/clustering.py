@@ -11,8 +11,12 @@ from jaxseg.ops import components
 
 Scalar = float | int | Float[Array, ""]
 
-_CHUNK = 8
-"""Centers compared in one trip over the elements: enough to read every embedding rarely, few enough for registers."""
+_CHUNK = {"cpu": 8, "default": 32}
+"""Centers compared in one trip over the elements: few enough for a processor's caches; an accelerator's trip costs more
+than what it computes."""
+
+_ROUNDS = 4
+"""Of `duplicates` in one trip: mostly one trip is enough, and a loop's trip may have to ask the host."""
 
 
 @struct.dataclass
@@ -103,8 +107,9 @@ def duplicates(
     conflict = earlier & (class_id[:, None] == class_id[None, :]) & (jnp.sqrt(squared) <= radius)
 
     def round_(state: tuple[Array, Array]) -> tuple[Array, Array]:
-        keep, _ = state
-        again = valid & ~jnp.any(conflict & keep[None, :], axis=1)
+        again, _ = state
+        for _ in range(_ROUNDS):
+            keep, again = again, valid & ~jnp.any(conflict & again[None, :], axis=1)
         return again, jnp.any(again != keep)
 
     keep, _ = jax.lax.while_loop(lambda state: state[1], round_, (valid, jnp.bool_(True)))
@@ -138,7 +143,21 @@ def assign(
     References:
       Milioto et al., ICRA 2019, section III-B.
     """
-    n, rows = valid.size, -(-max(valid.size, 1) // _CHUNK) * _CHUNK
+    forms = {kind: functools.partial(_assigned, chunk) for kind, chunk in _CHUNK.items()}
+    return jax.lax.platform_dependent(embedding, class_map, centers, class_id, valid, jnp.float32(radius), **forms)
+
+
+def _assigned(
+    chunk: int,
+    embedding: Float[Array, "h w d"],
+    class_map: Integer[Array, "h w"],
+    centers: Float[Array, "n d"],
+    class_id: Integer[Array, " n"],
+    valid: Bool[Array, " n"],
+    radius: Scalar,
+) -> Int32[Array, "h w"]:
+    """`assign`, with so many centers compared in a trip."""
+    n, rows = valid.size, -(-max(valid.size, 1) // chunk) * chunk
     order = jnp.pad(jnp.argsort(~valid, stable=True), (0, rows - n))
     active = jnp.pad(jnp.where(valid, class_id.astype(jnp.int32), 0), (0, rows - n))
     active = jnp.where(jnp.arange(rows) < n, active[order], 0)
@@ -148,15 +167,15 @@ def assign(
     classes = jnp.where(class_map > 0, class_map.astype(jnp.int32), -1)
 
     def trip(i: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
-        ids = jax.lax.dynamic_slice_in_dim(active, i * _CHUNK, _CHUNK)
-        near = jax.lax.dynamic_slice_in_dim(packed, i * _CHUNK, _CHUNK)
+        ids = jax.lax.dynamic_slice_in_dim(active, i * chunk, chunk)
+        near = jax.lax.dynamic_slice_in_dim(packed, i * chunk, chunk)
         apart = _distances(lines, near)
-        for j in range(_CHUNK):
-            state = _closer(state, jnp.where(classes == ids[j], apart[:, j], jnp.inf), i * _CHUNK + j)
+        for j in range(chunk):
+            state = _closer(state, jnp.where(classes == ids[j], apart[:, j], jnp.inf), i * chunk + j)
         return state
 
     start = (jnp.full(class_map.shape, jnp.inf), jnp.zeros(class_map.shape, jnp.int32))
-    trips = (jnp.sum(valid, dtype=jnp.int32) + _CHUNK - 1) // _CHUNK
+    trips = (jnp.sum(valid, dtype=jnp.int32) + chunk - 1) // chunk
     distance, index = jax.lax.fori_loop(0, trips, trip, start)
     # Without a center of the class the distance is infinite, and an infinite radius must not admit it.
     return jnp.where(jnp.isfinite(distance) & (distance <= radius), order.astype(jnp.int32)[index] + 1, 0)

@@ -16,6 +16,10 @@ _FACING = {(-1, -1): 1, (-1, 0): 3, (-1, 1): 2, (0, -1): 5, (0, 1): 10, (1, -1):
 """Elements of a 2 x 2 block, bit 2 * row + column, that touch the neighboring block in a direction."""
 
 
+_ROUNDS = {"cpu": 1, "default": 2}
+"""Rounds in one trip: an accelerator's loop asks the host whether to go on."""
+
+
 def label(mask: Bool[Array, "h w"] | Integer[Array, "h w"], connectivity: int) -> Int32[Array, "h w"]:
     """Connected components: neighbors of equal value join; False and 0 are off.
 
@@ -63,13 +67,27 @@ def _roots(
     stride: int,
     steps: tuple[tuple[int, int], ...],
 ) -> UInt32[Array, " n"]:
-    """Smallest element of each component of a flat grid.
+    """Smallest element of each component of a flat grid; two rounds a trip where a trip waits for the host."""
+    return jax.lax.platform_dependent(
+        parent, joined, **{kind: functools.partial(_rooted, stride, steps, n) for kind, n in _ROUNDS.items()}
+    )
+
+
+def _rooted(
+    stride: int,
+    steps: tuple[tuple[int, int], ...],
+    rounds: int,
+    parent: UInt32[Array, " n"],
+    joined: UInt8[Array, " n"],
+) -> UInt32[Array, " n"]:
+    """`_roots` for one platform.
 
     Args:
-      parent: an element of the same component for each, at most itself.
-      joined: bit i is set if an element belongs together with the one at step i.
       stride: elements of a row.
       steps: (dy, dx) of the neighbors.
+      rounds: in one trip of the loop.
+      parent: an element of the same component for each, at most itself.
+      joined: bit i is set if an element belongs together with the one at step i.
     """
     n, guard = parent.size, stride + 1
     far = jnp.uint32(n)  # unsigned indices spare the wrapping of negative ones
@@ -84,10 +102,11 @@ def _roots(
 
     def round_(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         parent, near, _ = state
-        # Each parent gets the smallest found next to its children; then each element takes its ancestor of degree 4.
-        hooked = parent.at[parent].min(near, mode="promise_in_bounds")
-        parent = functools.reduce(lambda at, _: _at(hooked, at), range(3), hooked)
-        near = smallest(parent)
+        for _ in range(rounds):
+            # Each parent gets the smallest found next to its children; then each element takes an ancestor.
+            hooked = parent.at[parent].min(near, mode="promise_in_bounds")
+            parent = functools.reduce(lambda at, _: _at(hooked, at), range(3), hooked)
+            near = smallest(parent)
         return parent, near, jnp.any(near != parent)
 
     # When all neighbors agree, a component has one parent, which is its own.
