@@ -20,6 +20,7 @@ from typing import Any
 import turns  # isort: skip (before JAX)
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxseg import cli, config, segment
 from jaxseg.apps import benchmark, model
@@ -30,6 +31,9 @@ MIB = 2**20
 
 COUNTED = ("while", "conditional", "scatter", "gather", "sort", "convolution", "dot", "custom-call", "copy")
 """Operations that are counted, fused ones too; those inside loops and branches once."""
+
+STAGES = {"superpixels": r"superpixels", "network": r"Network", "grouping": r"grouping", "upsampling": r"upsampling"}
+"""Whose launches are counted apart, by the names of their operations."""
 
 INFRASTRUCTURE = ("parameter", "constant", "get-tuple-element", "tuple", "bitcast")
 """What costs nothing."""
@@ -65,11 +69,10 @@ def _row(settings: config.Config, size: tuple[int, int]) -> dict[str, Any]:
     """Counts and memory of one program: a native network, so that the frame's size is the network's."""
     settings = cli.override(settings, ["--model.size", "None"])
     network, capacity = model.network(settings), model.capacity(settings)
-    thresholds = model.thresholds(settings)
     shapes = jax.eval_shape(lambda: benchmark.variables(settings))
     frame = jax.ShapeDtypeStruct((*size, 3), jnp.uint8)
-    lowered = jax.jit(lambda v, x: segment.segment(network, v, x, capacity, thresholds)).lower(shapes, frame)
-    program = lowered.compile()
+    thresholds = jax.tree.map(np.float32, model.thresholds(settings))
+    program = segment.jitted.lower(network, shapes, frame, capacity, thresholds).compile()
     return {"config": settings.name, "size": size, **counts(program.as_text()), **_memory(program)}
 
 
@@ -80,7 +83,7 @@ def counts(text: str) -> dict[str, Any]:
       text: of the module.
 
     Returns:
-      Launches, those of them in loops, each kind of `COUNTED`, square roots, and the largest results.
+      Launches, those of them in loops and of each stage, each kind of `COUNTED`, square roots, and the largest results.
     """
     computations = _computations(text)
     called = _called(text)
@@ -88,12 +91,16 @@ def counts(text: str) -> dict[str, Any]:
     loops = set(called["while"])
     found: Counter[str] = Counter()
     launches, inside, largest = 0, 0, []
+    stages = dict.fromkeys(STAGES, 0)
     for name in top:
         for kind, shape, line in computations[name]:
             if name in called["reducer"] or kind in INFRASTRUCTURE:
                 continue
             launches += 1
             inside += name in loops
+            stage = next((stage for stage, pattern in STAGES.items() if re.search(pattern, line)), None)
+            if stage:
+                stages[stage] += 1
             found[kind] += 1
             largest.append((_bytes(shape), kind, _origin(line)))
     for name in called["fusion"]:
@@ -102,6 +109,7 @@ def counts(text: str) -> dict[str, Any]:
     return {
         "launches": launches,
         "in_loops": inside,
+        **{f"of_{stage}": number for stage, number in stages.items()},
         "fusions": len(called["fusion"]),
         **{kind: found[kind] for kind in COUNTED},
         "square_roots": sum(line.count(" sqrt(") for line in text.splitlines()),

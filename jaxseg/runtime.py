@@ -7,7 +7,7 @@ import platform
 import sys
 from pathlib import Path
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 """Options of glibc's mallopt(3)."""
 
 KNOWN = ("0.10.", "0.11.")
@@ -27,13 +27,14 @@ def prepare(deterministic: bool = False) -> None:
 def keep_memory() -> None:
     """Lets glibc keep freed memory: XLA's CPU temporaries otherwise fault in anew at every step.
 
-    One arena for all threads, because those of single threads hand out nothing above 64 MiB: glibc maps larger blocks
-    anew each time, whatever its thresholds say. Call before anything starts a thread. Does nothing without glibc.
+    No block is mapped by itself, and nothing is ever trimmed: thresholds are ints, and the temporaries of a step can
+    exceed 2 GiB. One arena for all threads, because those of single threads hand out nothing above 64 MiB. Call before
+    anything starts a thread. Does nothing without glibc.
     """
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
-        libc, largest = ctypes.CDLL("libc.so.6"), 2**31 - 1
-        libc.mallopt(M_MMAP_THRESHOLD, largest)
-        libc.mallopt(M_TRIM_THRESHOLD, largest)
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, -1)
         libc.mallopt(M_ARENA_MAX, 1)
 
 

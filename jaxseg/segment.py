@@ -100,7 +100,8 @@ def segment(
     plan = geometry((frames.shape[1], frames.shape[2]), capacity)
     images, canvases = inputs(frames, plan)
     outputs = network.apply(variables, images, train=False)
-    assignment = _each(lambda canvas: assign(canvas, plan, capacity, thresholds), canvases)
+    with jax.named_scope("superpixels"):
+        assignment = _each(lambda canvas: assign(canvas, plan, capacity, thresholds), canvases)
     return _each(lambda o, a: finish(o, a, plan, capacity, thresholds), outputs, assignment)
 
 
@@ -264,8 +265,10 @@ def finish(
     """
     on_frame = (_ceil(plan.frame[0], plan.cell), _ceil(plan.frame[1], plan.cell)) if not plan.resized else plan.grid
     cluster = GROUPINGS[capacity.clustering]
-    groups = cluster(outputs, _inside(plan.grid, on_frame), capacity.slots, thresholds, capacity.stuff)
-    semantic, instance = _enlarged(groups, assignment, plan, capacity)
+    with jax.named_scope("grouping"):
+        groups = cluster(outputs, _inside(plan.grid, on_frame), capacity.slots, thresholds, capacity.stuff)
+    with jax.named_scope("upsampling"):
+        semantic, instance = _enlarged(groups, assignment, plan, capacity)
     if plan.resized or capacity.clustering == "all_to_all":
         area, box = _measure(instance, capacity.slots)
     else:

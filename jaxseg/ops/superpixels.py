@@ -51,7 +51,20 @@ def assign(image: UInt8[Array, "H W 3"] | Float[Array, "H W 3"], size: int, comp
       Milioto et al., ICRA 2019, section III-C.
     """
     grid_shape(image.shape, size)
-    return _assign_planes(color.lab_planes(image), size, compactness)
+
+    def stored(image: Array) -> UInt8[Array, "H W"]:
+        """The result in a loop of one trip, which XLA cannot tell from its first pixel.
+
+        Else it would fuse the chain of minima into each reader of the assignment, and store nine distances for them.
+        """
+        trips = jnp.where(image[0, 0, 0].astype(jnp.float32) < 256, 1, 0)
+        start = jnp.full(image.shape[:2], OWN, jnp.uint8)
+        return jax.lax.fori_loop(0, trips, lambda i, _: assigned(image + i.astype(image.dtype)), start)
+
+    def assigned(image: Array) -> UInt8[Array, "H W"]:
+        return _assign_planes(color.lab_planes(image), size, compactness)
+
+    return jax.lax.platform_dependent(image, cpu=stored, default=assigned)
 
 
 def assign_lab(lab: Float[Array, "H W 3"], size: int, compactness: Scalar) -> UInt8[Array, "H W"]:

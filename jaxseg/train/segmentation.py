@@ -63,7 +63,9 @@ class Recipe(NamedTuple):
         outputs, changed = self.network.apply(variables, batch.image, train=True, mutable=["batch_stats"])
         terms = loss_terms(numbers.hyper.losses, self.clustering, self.normalize)
         counted = {"vanished": truth.vanished.sum(), "overflow": truth.overflow.sum()}
-        return Evaluated(total.evaluate(terms, outputs, truth), changed.get("batch_stats", {}), counted)
+        with jax.named_scope("losses"):
+            sums = total.evaluate(terms, outputs, truth)
+        return Evaluated(sums, changed.get("batch_stats", {}), counted)
 
 
 def make_targets(batch: Batch, recipe: Recipe, compactness: Float[Array, ""] | float) -> Targets:

@@ -93,21 +93,23 @@ def step(
       the new state, and what the task measures.
     """
     if accumulate == 1:
-        truth = task.prepare(batch, numbers)
+        with jax.named_scope("targets"):
+            truth = task.prepare(batch, numbers)
         gradients, (scalars, stats, measured) = _gradient(state, state.batch_stats, batch, truth, numbers, task)
     else:
         gradients, (scalars, stats, measured) = _accumulated(state, batch, numbers, task, accumulate)
     gradients, scalars, measured = _psum((gradients, scalars, measured), task.axis_name)
     scalars |= {name: _logged(value) for name, value in measured.items()}
-    scalars |= {"gradient_norm": optax.tree.norm(gradients)}
-    updates, opt_state = task.update.update(gradients, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    average = state.average
-    if average:
-        average = states.averaged(average, {"params": params, "batch_stats": stats}, numbers.average, state.step)
-    after = dataclasses.replace(state, params=params, batch_stats=stats, opt_state=opt_state, average=average)
-    finite = jnp.isfinite(scalars["loss"]) & jnp.isfinite(scalars["gradient_norm"])
-    after = _guarded(state, after, finite, numbers.limit)
+    with jax.named_scope("optimizer"):
+        scalars |= {"gradient_norm": optax.tree.norm(gradients)}
+        updates, opt_state = task.update.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        average = state.average
+        if average:
+            average = states.averaged(average, {"params": params, "batch_stats": stats}, numbers.average, state.step)
+        after = dataclasses.replace(state, params=params, batch_stats=stats, opt_state=opt_state, average=average)
+        finite = jnp.isfinite(scalars["loss"]) & jnp.isfinite(scalars["gradient_norm"])
+        after = _guarded(state, after, finite, numbers.limit)
     return after, scalars | {"skipped": after.skipped, "in_a_row": after.in_a_row}
 
 
