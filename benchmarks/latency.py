@@ -6,9 +6,9 @@ An untrained network finds nothing, and nothing found is quick. So the program t
 network on the frame and adds the network's outputs, times 0, to given ones: those that a perfect network would give for
 the frame's scene, or such as no network gives, made to be hard on components and grouping. Frames are of a few kinds in
 turn, each different: scenes, crowds, empty, noise, and hard ones. Each is timed three times in a row: the first call is
-what a camera would see, the best of the three is without most of what else the machine does. Says p50, p99 and the worst
-frames of the whole, and of what comes beside and behind the network, whose time is where a scene can show. Prints a
-table on stderr, a line of JSON on stdout.
+what a camera would see, the best of the three is without most of what else the machine does. Says p50, p99 and the
+worst frames of the whole, and of what comes beside and behind the network, whose time is where a scene can show. Prints
+a table on stderr, a line of JSON on stdout.
 """
 
 import argparse
