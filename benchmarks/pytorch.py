@@ -164,10 +164,10 @@ class Decoder(nn.Module):
 
 
 class Peer(nn.Module):
-    """A `jaxseg.nn.network.Network` with its parameters; classes, embedding and center logits as three maps.
+    """A `jaxseg.nn.network.Network` with its parameters; class, embedding and center logits as two or three maps.
 
     Attributes:
-      network: what to build; with a named encoder, centers, no coordinates, and a grid coarser than the features.
+      network: what to build; with a named encoder, no coordinates, and a grid finer than its features.
       variables: its parameters and statistics.
     """
 
@@ -176,8 +176,9 @@ class Peer(nn.Module):
         kinds = {mobilenet_v2.MobileNetV2: MobileNetV2, darknet53.Darknet53: Darknet53}
         encoder: Any = network.encoder
         self.encoder = kinds[type(encoder)](encoder.stride, encoder.width)
-        heads = {"semantic": network.classes, "embedding": network.embedding, "center": 1}
-        for name, outputs in heads.items():
+        self.heads = {"semantic": network.classes, "embedding": network.embedding}
+        self.heads |= {"center": 1} if network.centers else {}
+        for name, outputs in self.heads.items():
             decoder = Decoder(self.encoder.channels, outputs, network.superpixel, network.widths, network.width)
             self.add_module(name, decoder)
         _fill(self, jax.device_get(variables))
@@ -187,7 +188,7 @@ class Peer(nn.Module):
         """Runs the network on uint8 images (b, 3, H, W)."""
         dtype = next(self.parameters()).dtype
         features = self.encoder(images.to(dtype) / 255)
-        return self.semantic(features), self.embedding(features), self.center(features)
+        return tuple(getattr(self, head)(features) for head in self.heads)
 
 
 def _fill(module: nn.Module, variables: Any) -> None:

@@ -136,7 +136,7 @@ def _shares(compiled: Any, state: Any, batch: Any) -> dict[str, float]:
     """Percent of the operations' time in each part of a step."""
     import jax
 
-    names = _names(compiled.as_text())
+    names = names_of(compiled.as_text())
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             jax.block_until_ready(compiled(state, batch))
@@ -151,7 +151,7 @@ def _shares(compiled: Any, state: Any, batch: Any) -> dict[str, float]:
     return {part: round(100 * spent / total, 1) for part, spent in times.most_common()}
 
 
-def _names(text: str) -> dict[str, str]:
+def names_of(text: str) -> dict[str, str]:
     """Where each operation of an optimized HLO module comes from; a fusion without a name has that of what it holds."""
     names, held, calls, computation = {}, {}, {}, ""
     for line in text.splitlines():

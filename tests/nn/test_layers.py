@@ -83,6 +83,51 @@ def test_depthwise_sums_in_float32():
     assert float(layers.depthwise(x, kernel)[0, 1, 1, 0]) == 264.0
 
 
+def plain(x, kernel, stride=1, dilation=1, around=None):
+    around = around or layers.pads(x.shape[1:3], kernel.shape[0], stride, dilation)
+    return layers._convolution(x, kernel, (stride, stride), dilation, around, 1)
+
+
+@pytest.mark.parametrize("padding", ["symmetric", "same"])
+@pytest.mark.parametrize(("size", "taps", "stride"), [((5, 8), 3, 1), ((6, 10), 3, 2), ((7, 6), 7, 2), ((4, 4), 5, 1)])
+def test_thin_convolution_is_the_plain_one(size, taps, stride, padding):
+    x, kernel = features(2, *size, 3), features(taps, taps, 3, 5, seed=1)
+    around = layers.pads(size, taps, stride, padding=padding)
+    wanted = plain(x, kernel, stride, 1, around)
+    np.testing.assert_allclose(layers._thin_convolution(x, kernel, stride, around), wanted, atol=1e-4)
+    np.testing.assert_allclose(layers.convolution(x, kernel, stride, 1, around), wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize(("size", "dilation"), [((2, 4), 1), ((8, 4), 2), ((8, 16), 4)])
+def test_winograd_is_the_plain_convolution_and_so_are_its_gradients(size, dilation):
+    x, kernel = features(2, *size, 64), features(3, 3, 64, 64, seed=1)
+    weight = features(2, *size, 64, seed=2)
+
+    def value(run):
+        return jax.value_and_grad(lambda x, k: jnp.sum(weight * run(x, k)), (0, 1))(x, kernel)
+
+    def fast(x, k):
+        return layers._winograd(x, k, dilation)
+
+    wanted = plain(x, kernel, 1, dilation)
+    scale = jnp.abs(wanted).max()
+    np.testing.assert_allclose(fast(x, kernel) / scale, wanted / scale, atol=2e-6)
+    np.testing.assert_allclose(layers.convolution(x, kernel, 1, dilation) / scale, wanted / scale, atol=2e-6)
+    found, given = value(fast)[1], value(lambda x, k: plain(x, k, 1, dilation))[1]
+    for a, b in zip(found, given, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
+
+
+def test_only_processors_use_their_own_forms():
+    """What an accelerator has kernels for stays one convolution there."""
+    x, kernel = jax.ShapeDtypeStruct((1, 8, 8, 64), jnp.float32), jax.ShapeDtypeStruct((3, 3, 64, 64), jnp.float32)
+    thin, stem = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32), jax.ShapeDtypeStruct((3, 3, 3, 8), jnp.float32)
+    for image, window in ((x, kernel), (thin, stem)):
+        text = jax.export.export(jax.jit(layers.convolution), platforms=["cuda"])(image, window).mlir_module()
+        assert text.count("stablehlo.convolution") == 1
+        assert "stablehlo.dot_general" not in text
+
+
 @pytest.mark.parametrize("shape", [(2, 3, 5, 2), (1, 1, 4, 1)])
 def test_upsample_is_bilinear_with_half_pixel_centers(shape):
     b, h, w, c = shape

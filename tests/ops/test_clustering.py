@@ -157,6 +157,14 @@ def test_assignment_is_that_of_a_loop(n: int, radius: float):
     np.testing.assert_array_equal(_assign(*map(jnp.asarray, parts), radius), _assign_loop(*parts, radius))
 
 
+@pytest.mark.parametrize("n", [21, 40])
+def test_more_centers_in_a_trip_take_the_same_elements(n: int):
+    """What accelerators do."""
+    parts = _objects(n)
+    found = jax.jit(clustering._assigned, static_argnums=0)(32, *map(jnp.asarray, parts), 1.0)
+    np.testing.assert_array_equal(found, _assign_loop(*parts, 1.0))
+
+
 def test_without_centers_nothing_is_assigned():
     embedding, classes, centers, class_id, valid = map(jnp.asarray, _objects(8))
     assert not _assign(embedding, classes, centers, class_id, jnp.zeros_like(valid), np.inf).any()

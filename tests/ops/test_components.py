@@ -78,6 +78,22 @@ def test_roots_are_the_elements_that_name_themselves():
     assert roots == ndimage.label(mask)[1]
 
 
+def test_more_rounds_in_a_trip_find_the_same():
+    """What accelerators do."""
+    steps, mask = components._STEPS[8], jnp.asarray(MASKS["sparse"])
+    start, joined = jnp.arange(mask.size, dtype=jnp.uint32), components._joined_elements(mask.astype(jnp.int32), 8)
+    roots = [components._rooted(mask.shape[1], steps, rounds, start, joined) for rounds in (1, 2)]
+    np.testing.assert_array_equal(*roots)
+    np.testing.assert_array_equal(jnp.where(mask, roots[1].reshape(mask.shape) + 1, 0), _label(mask, 8))
+
+
+def test_blocks_of_several_values_are_joined_by_their_elements():
+    """Two values that cross in every block, a checkerboard of each: diagonals join, and no block is of one value."""
+    values = 1 + np.indices(SHAPE).sum(0) % 2
+    expected = sum(_expected(values == value, 8) for value in (1, 2))
+    np.testing.assert_array_equal(_label(jnp.asarray(values, jnp.int32), 8), expected)
+
+
 def test_another_connectivity_is_refused():
     with pytest.raises(ValueError, match="`connectivity` must be 4 or 8: got 6"):
         components.label(jnp.zeros((2, 2), bool), 6)

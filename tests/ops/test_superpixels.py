@@ -1,5 +1,8 @@
 """Superpixels: laws of flips and partitions, then parity with loops written from the definition."""
 
+import math
+from fractions import Fraction
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -170,6 +173,35 @@ def test_areas_and_boxes_of_objects_of_several_superpixels(size: int):
         assert areas[i - 1] == y.size
         box = (y.min(), x.min(), y.max() + 1, x.max() + 1) if y.size else (h * size, w * size, 0, 0)
         np.testing.assert_array_equal(boxes[i - 1], box)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_middle_pixels_are_the_nearest_with_halves_toward_the_middle(size: int):
+    h, w = 4, 3
+    assignment = _any_assignment(h, w, size, seed=size)
+    ids = np.asarray(superpixels.ids(jnp.asarray(assignment), size))
+    found = np.asarray(jax.jit(superpixels.middle_pixels, static_argnums=1)(jnp.asarray(assignment), size))
+    for i in range(h * w):
+        places = np.nonzero(ids == i)
+        corner = np.array(divmod(i, w)) * size
+        wanted = []
+        for axis, place in enumerate(places):
+            mean = Fraction(int(place.sum()), place.size) if place.size else corner[axis] + Fraction(size - 1, 2)
+            early = mean < Fraction(ids.shape[axis] - 1, 2)
+            wanted.append(math.floor(mean + Fraction(1, 2)) if early else math.ceil(mean - Fraction(1, 2)))
+        assert divmod(int(found.ravel()[i]), ids.shape[1]) == tuple(wanted)
+
+
+def test_assignments_are_stored_once_for_all_who_read_them():
+    """Else XLA on CPU computes nine distances of every pixel, stores them, and takes the least for each reader anew."""
+
+    def readers(image):
+        assignment = superpixels.assign(image, 4, 3.0)
+        areas, _ = superpixels.areas_and_boxes(jnp.ones((4, 4), jnp.uint8), assignment, 4, 1)
+        return superpixels.upsample(jnp.arange(16).reshape(4, 4), assignment, 4), areas
+
+    text = jax.jit(readers).lower(_image(16, 16)).compile().as_text()
+    assert [part.count(" sqrt(") for part in text.split("\n\n") if " sqrt(" in part] == [9]
 
 
 def test_a_superpixel_without_pixels_sits_in_the_middle_of_its_cell():
