@@ -37,7 +37,7 @@ thread.join()
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the options are glibc's")
 @pytest.mark.parametrize("size", [2**27, 2**31 + 2**27])
 def test_large_blocks_fault_in_once(size):
-    """128 MiB of a block, used three times by a thread. Temporaries of a step may be more than any threshold of malloc."""
+    """128 MiB of a block, three times in a thread. A step's temporaries may exceed any threshold of malloc."""
     run = [sys.executable, "-c", PROGRAM]
     kept = subprocess.run([*run, "keep", str(size)], capture_output=True, text=True, check=True).stdout
     first, *again, jax = kept.split()
