@@ -3,13 +3,13 @@
 python benchmarks/cnn.py [--config FILE ...] [--batch 1] [--compile] [--rounds 9] [--model.dtype bfloat16 ...]
 
 Needs torch. PyTorch runs in inference mode, channels last, with as many threads as there are cores; with --compile also
-through torch.compile, on a GPU in mode max-autotune, which replays CUDA graphs. Says first how far both results are
-apart. On a GPU, PyTorch has to see it too. Prints a table on stderr, a line of JSON on stdout.
+through torch.compile, on a GPU in mode max-autotune, which replays CUDA graphs. The last column is how far the results
+are apart, relative to the greatest. On a GPU, PyTorch has to see it too. Prints a table on stderr, a line of JSON on
+stdout.
 """
 
 import argparse
 import json
-import os
 import statistics
 import sys
 from collections.abc import Callable
@@ -37,7 +37,8 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="also run torch.compile, which takes minutes")
     parser.add_argument("--rounds", type=int, default=9)
     options, rest = parser.parse_known_args()
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(turns.CORES)
+    torch.set_float32_matmul_precision("high")  # On a GPU, as its convolutions and XLA's.
     torch.backends.cudnn.benchmark = True
     rows = []
     for path in options.config:

@@ -9,7 +9,6 @@ that it needs. Prints a table on stderr, a line of JSON on stdout.
 
 import argparse
 import json
-import os
 import statistics
 import sys
 from collections.abc import Callable
@@ -76,9 +75,10 @@ def _peers(x: Any, kernel: Any, stride: int, dilation: int) -> dict[str, Callabl
     except ImportError:
         return {}
     device = "cuda" if jax.default_backend() == "gpu" else "cpu"
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(turns.CORES)
+    torch.backends.cudnn.benchmark = True
     features = torch.from_numpy(np.array(x)).to(device).permute(0, 3, 1, 2)
-    weight = torch.from_numpy(np.array(kernel)).to(device).permute(3, 2, 0, 1)
+    weight = torch.from_numpy(np.array(kernel)).to(device).permute(3, 2, 0, 1).contiguous()
     settings = {"stride": stride, "padding": dilation, "dilation": dilation, "groups": x.shape[-1]}
 
     def waited(result: Any) -> Any:

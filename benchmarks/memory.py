@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from jaxseg import cli
+from jaxseg import cli, runtime
 
 MIB = 2**20
 
@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("--topology", help="a TPU to compile for, as JAX names it")
     options, rest = parser.parse_known_args()
     settings = cli.override(cli.read_segmentation(options.config), rest)
+    runtime.prepare()
     import jax
 
     device = _device(options.topology)

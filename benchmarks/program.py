@@ -1,6 +1,6 @@
 """What the compiled inference consists of, and the memory it needs; nothing is run.
 
-python benchmarks/program.py [--config FILE ...] [--size 512 1024 ...] [--compare RESULT] [--section.setting value ...]
+python benchmarks/program.py [--config FILE ...] [--size 512 1024] [--compare RESULT] [--section.setting value ...]
 
 Counts, in the optimized HLO of the whole program for one frame, the operations that cost a launch (a kernel on a GPU, a
 thunk on a CPU), loops, scatters, sorts and the like, and what must not be computed twice: the square roots of the nine
@@ -27,12 +27,19 @@ from jaxseg.apps import benchmark, model
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 DEFAULT = [CONFIGS / "cityscapes_mnv2_os4.py", CONFIGS / "cityscapes_dn53_os4.py"]
+DEFAULT_SIZES = [(512, 1024), (1024, 2048)]
 MIB = 2**20
 
 COUNTED = ("while", "conditional", "scatter", "gather", "sort", "convolution", "dot", "custom-call", "copy")
 """Operations that are counted, fused ones too; those inside loops and branches once."""
 
-STAGES = {"superpixels": r"superpixels", "network": r"Network", "grouping": r"grouping", "upsampling": r"upsampling"}
+STAGES = {
+    "superpixels": r"superpixels",
+    "network": r"Network",
+    "grouping": r"grouping",
+    "upsampling": r"upsampling",
+    "measuring": r"measuring",
+}
 """Whose launches are counted apart, by the names of their operations."""
 
 INFRASTRUCTURE = ("parameter", "constant", "get-tuple-element", "tuple", "bitcast")
@@ -43,10 +50,10 @@ def main() -> None:
     """Compiles and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, nargs="+", default=DEFAULT)
-    parser.add_argument("--size", type=int, nargs="+", default=[512, 1024, 1024, 2048], help="heights and widths")
+    parser.add_argument("--size", type=int, nargs=2, action="append", help="height and width; may be repeated")
     parser.add_argument("--compare", type=Path, help="an earlier result, a file of JSON lines")
     options, rest = parser.parse_known_args()
-    sizes = list(zip(options.size[::2], options.size[1::2], strict=True))
+    sizes = [tuple(size) for size in options.size or DEFAULT_SIZES]
     rows = []
     for path in options.config:
         for size in sizes:
@@ -98,7 +105,7 @@ def counts(text: str) -> dict[str, Any]:
                 continue
             launches += 1
             inside += name in loops
-            stage = next((stage for stage, pattern in STAGES.items() if re.search(pattern, line)), None)
+            stage = next((stage for stage, pattern in STAGES.items() if re.search(pattern, _name(line))), None)
             if stage:
                 stages[stage] += 1
             found[kind] += 1
@@ -140,7 +147,8 @@ def _called(text: str) -> dict[str, set[str]]:
             called["fusion"] |= set(re.findall(r"calls=%?([\w.\-]+)", line))
         if " while(" in line:
             called["while"] |= set(re.findall(r"(?:body|condition)=%?([\w.\-]+)", line))
-        called["reducer"] |= set(re.findall(r"to_apply=%?([\w.\-]+)", line))
+        if " call(" not in line:
+            called["reducer"] |= set(re.findall(r"to_apply=%?([\w.\-]+)", line))
         called["reducer"] |= set(re.findall(r"called_computations=\{%?([\w.\-]+)", line))
     return called
 
@@ -157,8 +165,12 @@ def _bytes(shape: str) -> int:
 
 
 def _origin(line: str) -> str:
+    return "/".join(_name(line).split("/")[-3:]) or "?"
+
+
+def _name(line: str) -> str:
     name = re.search(r'op_name="([^"]*)"', line)
-    return "/".join(name.group(1).split("/")[-3:]) if name else "?"
+    return name.group(1) if name else ""
 
 
 def _memory(program: Any) -> dict[str, Any]:
@@ -174,13 +186,18 @@ def _memory(program: Any) -> dict[str, Any]:
 def _more(rows: list[dict[str, Any]], file: Path) -> bool:
     """Whether a program has become larger than the last line of a result says; prints what has."""
     try:
-        stored = json.loads(file.read_text().strip().splitlines()[-1])["rows"]
-        earlier = {(row["config"], tuple(row["size"])): row for row in stored}
+        stored = json.loads(file.read_text().strip().splitlines()[-1])
+        earlier = {(row["config"], tuple(row["size"])): row for row in stored["rows"]}
+        device = stored["device"]
     except (OSError, ValueError, KeyError, IndexError) as error:
         sys.exit(f"--compare: {file} is no result of this benchmark ({type(error).__name__}). Give another file.")
-    grown = False
+    grown, here = False, jax.devices()[0].device_kind
     for row in rows:
-        old = earlier.get((row["config"], tuple(row["size"])), {})
+        old = earlier.get((row["config"], tuple(row["size"])))
+        if old is None or device != here:
+            sys.exit(
+                f"--compare: {file} says nothing of {row['config']} at {row['size']} on {here}. Give another file."
+            )
         for key, value in row.items():
             if isinstance(value, int) and value > old.get(key, value):
                 print(f"{row['config']} {row['size']}: {key} {old[key]} -> {value}", file=sys.stderr)

@@ -166,7 +166,7 @@ class Decoder(nn.Module):
 class Peer(nn.Module):
     """A `jaxseg.nn.network.Network` with its parameters; class, embedding and center logits as two or three maps.
 
-    Attributes:
+    Args:
       network: what to build; with a named encoder, no coordinates, and a grid finer than its features.
       variables: its parameters and statistics.
     """

@@ -89,10 +89,12 @@ def _batches(settings: config.Config, most: int, frames: int) -> Iterator[dict[s
 
 
 def _peer(path: Path, dtype: str) -> None:
-    """In a process of its own: PyTorch and JAX would each take the GPU's memory."""
+    """In a process of its own; no process here takes a GPU's memory before it needs it."""
     command = [sys.executable, str(HERE / "cnn.py"), "--config", str(path), "--compile", "--model.dtype", dtype]
     run = subprocess.run(command, capture_output=True, text=True)
-    print(run.stdout.strip() or json.dumps({"peer_failed": run.stderr.splitlines()[-1:]}), flush=True)
+    if run.returncode:
+        sys.exit(f"The peer of {path.stem} failed.\n{run.stderr}")
+    print(run.stdout.strip(), flush=True)
 
 
 def _beside(settings: config.Config) -> float | None:
@@ -119,18 +121,27 @@ def _overlap(folder: str, text: str) -> float | None:
     for plane in jax.profiler.ProfileData.from_file(file).planes:
         for line in plane.lines:
             for event in line.events:
-                if "hlo_op" not in dict(event.stats):
+                operation = str(dict(event.stats).get("hlo_op", ""))
+                if not operation or operation.startswith(("while", "conditional", "call")):
                     continue
                 for part, found in spans.items():
-                    if part in names.get(event.name, ""):
+                    if part in names.get(operation, ""):
                         found.append((event.start_ns, event.start_ns + event.duration_ns))
-    total = sum(end - start for start, end in spans["superpixels"])
-    both = sum(
-        max(0, min(end, other_end) - max(start, other))
-        for start, end in spans["superpixels"]
-        for other, other_end in spans["Network"]
-    )
+    mine, others = _united(spans["superpixels"]), _united(spans["Network"])
+    total = sum(end - start for start, end in mine)
+    both = sum(max(0, min(end, b) - max(start, a)) for start, end in mine for a, b in others)
     return round(both / total, 3) if total else None
+
+
+def _united(spans: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The same time in spans that do not overlap."""
+    found: list[tuple[float, float]] = []
+    for start, end in sorted(spans):
+        if found and start <= found[-1][1]:
+            found[-1] = found[-1][0], max(end, found[-1][1])
+        else:
+            found.append((start, end))
+    return found
 
 
 if __name__ == "__main__":

@@ -40,8 +40,8 @@ PARTS = {
     "targets": r"[/(]targets",
     "losses": r"[/(]losses",
     "optimizer": r"optimizer",
-    "backward": r"transpose",
-    "forward": r"Network|standardized",
+    "backward": r"transpose\(",
+    "forward": r"Network",
 }
 """Where an operation belongs, by its name; the first that fits."""
 
@@ -99,7 +99,7 @@ def _measured(path: Path, batch: int, steps: int, rest: list[str]) -> dict[str, 
 
     settings = cli.override(cli.read_segmentation(path), rest)
     size, classes = settings.data.crop, len(settings.data.classes) + 1
-    scenes = [frames.crowd(i, size, 4, min(classes - 1, 8)) for i in range(batch)]
+    scenes = [frames.crowd(i, size, 4, min(max(classes - 1, 1), 8)) for i in range(batch)]
     images, semantic, instance = (np.stack(part) for part in zip(*(scene[:3] for scene in scenes), strict=True))
     placed = jax.device_put(Batch(images, semantic, instance))
     network = model.module(settings)
@@ -145,8 +145,9 @@ def _shares(compiled: Any, state: Any, batch: Any) -> dict[str, float]:
         for plane in jax.profiler.ProfileData.from_file(file).planes:
             for line in plane.lines:
                 for event in line.events:
-                    if "hlo_op" in dict(event.stats) and not event.name.startswith(("while", "conditional", "call")):
-                        times[_part(names.get(event.name, ""))] += event.duration_ns
+                    operation = str(dict(event.stats).get("hlo_op", ""))
+                    if operation and not operation.startswith(("while", "conditional", "call")):
+                        times[_part(names.get(operation, ""))] += event.duration_ns
     total = sum(times.values()) or 1
     return {part: round(100 * spent / total, 1) for part, spent in times.most_common()}
 

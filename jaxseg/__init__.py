@@ -17,8 +17,6 @@ __all__ = ["load"]
 def load(path: str | Path, best: bool = False) -> "Model":
     """Opens a trained network: a callable from uint8 RGB frames, (H, W, 3) or a batch, to a `types.Segmentation`.
 
-    Tells XLA what makes it quick (`runtime.set_flags`), unless JAX has compiled something before.
-
     Args:
       path: the work directory of a run.
       best: the best of the states that training measured, instead of the latest.
@@ -26,9 +24,6 @@ def load(path: str | Path, best: bool = False) -> "Model":
     Raises:
       UserError: not a work directory, or a checkpoint that cannot be used.
     """
-    from jaxseg import runtime
-
-    runtime.set_flags()
     from jaxseg.apps.model import load as open_model
 
     return open_model(path, best=best)

@@ -39,25 +39,37 @@ def keep_memory() -> None:
 
 
 def set_flags(deterministic: bool = False) -> None:
-    """Adds to XLA_FLAGS what makes programs faster or smaller, and leaves alone what it holds already.
+    """Adds `options` to XLA_FLAGS, but for what it says already. Call before JAX compiles anything.
+
+    Where XLA_FLAGS names a file of flags, that has to hold all of them.
+
+    Args:
+      deterministic: see `prepare`; this overrides what XLA_FLAGS says.
+    """
+    given = os.environ.get("XLA_FLAGS", "").split()
+    if given and not given[0].startswith("-"):
+        return  # The name of a file with flags.
+    names = {flag.lstrip("-").split("=")[0] for flag in given}
+    added = [f"--{name}={str(value).lower()}" for name, value in options().items() if name not in names]
+    added += ["--xla_gpu_deterministic_ops=true"] if deterministic else []
+    os.environ["XLA_FLAGS"] = " ".join([*given, *added])
+
+
+def options() -> dict[str, bool | int]:
+    """Names and values of XLA's settings that make programs faster or smaller; also what `jax.jit` takes as options.
 
     On CPU, programs run in the order that needs the least memory: another order starts what depends on nothing early,
     such as transformed kernels of all layers, and was no faster. Loops use 512-bit vectors where the processor runs
-    them at full speed. Call before JAX compiles anything; later it has no effect.
-
-    Args:
-      deterministic: see `prepare`.
+    them at full speed. Empty for a jaxlib whose settings are not known.
     """
-    flags = {}
-    if importlib.metadata.version("jaxlib").startswith(KNOWN):
-        flags["xla_cpu_enable_concurrency_optimized_scheduler"] = "false"
-        if _has_wide_vectors():
-            flags["xla_cpu_prefer_vector_width"] = "512"
-    if deterministic:
-        flags["xla_gpu_deterministic_ops"] = "true"
-    given = os.environ.get("XLA_FLAGS", "")
-    added = [f"--{name}={value}" for name, value in flags.items() if name not in given]
-    os.environ["XLA_FLAGS"] = " ".join([*given.split(), *added])
+    try:
+        known = importlib.metadata.version("jaxlib").startswith(KNOWN)
+    except importlib.metadata.PackageNotFoundError:
+        known = False
+    found: dict[str, bool | int] = {"xla_cpu_enable_concurrency_optimized_scheduler": False}
+    if _has_wide_vectors():
+        found["xla_cpu_prefer_vector_width"] = 512
+    return found if known else {}
 
 
 def _has_wide_vectors() -> bool:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int, UInt8, UInt16
+from jaxtyping import Array, Bool, Float, Int, Integer, UInt8, UInt16
 
 from jaxseg.ops import clustering, components, superpixels, upsampling
 from jaxseg.types import IGNORED, Capacity, Instances, Outputs, Segmentation, Targets, Thresholds
@@ -101,13 +101,13 @@ def segment(
     images, canvases = inputs(frames, plan)
     outputs = network.apply(variables, images, train=False)
     with jax.named_scope("superpixels"):
-        assignment = _each(lambda canvas: assign(canvas, plan, capacity, thresholds), canvases)
-    return _each(lambda o, a: finish(o, a, plan, capacity, thresholds), outputs, assignment)
+        assignment = each(lambda canvas: assign(canvas, plan, capacity, thresholds), canvases)
+    return each(lambda o, a: finish(o, a, plan, capacity, thresholds), outputs, assignment)
 
 
-def _each(run: Callable[..., T], *batches: Any) -> T:
+def each(run: Callable[..., T], *batches: Any) -> T:
     """Maps a function of one image over a batch. One alone is not mapped: its scatters and conditions stay simple."""
-    if jax.tree.leaves(batches)[0].shape[0] > 1:
+    if jax.tree.leaves(batches)[0].shape[0] != 1:
         return jax.vmap(run)(*batches)
     alone = jax.tree.map(lambda x: x[0], batches)
     return jax.tree.map(lambda x: x[None], run(*alone))
@@ -269,10 +269,11 @@ def finish(
         groups = cluster(outputs, _inside(plan.grid, on_frame), capacity.slots, thresholds, capacity.stuff)
     with jax.named_scope("upsampling"):
         semantic, instance = _enlarged(groups, assignment, plan, capacity)
-    if plan.resized or capacity.clustering == "all_to_all":
-        area, box = _measure(instance, capacity.slots)
-    else:
-        area, box = superpixels.areas_and_boxes(groups.ids, assignment, plan.cell, capacity.slots)
+    with jax.named_scope("measuring"):
+        if plan.resized or capacity.clustering == "all_to_all":
+            area, box = _measure(instance, capacity.slots)
+        else:
+            area, box = superpixels.areas_and_boxes(groups.ids, assignment, plan.cell, capacity.slots)
     return Segmentation(semantic, instance, _instances(groups, area, box, plan), groups.peaks.lost)
 
 
@@ -316,7 +317,7 @@ def _instances(groups: Groups, area: Int[Array, " n"], box: Int[Array, "n 4"], p
     return jax.tree.map(lambda x: jnp.where(valid.reshape(-1, *[1] * (x.ndim - 1)), x, jnp.zeros_like(x)), rows)
 
 
-def _measure(ids: Int[Array, "H W"], slots: int) -> tuple[Int[Array, " n"], Int[Array, "n 4"]]:
+def _measure(ids: Integer[Array, "H W"], slots: int) -> tuple[Int[Array, " n"], Int[Array, "n 4"]]:
     """Area and box of each object of a pixel map."""
     rows = jnp.broadcast_to(jnp.arange(ids.shape[0])[:, None], ids.shape)
     columns = jnp.broadcast_to(jnp.arange(ids.shape[1])[None, :], ids.shape)

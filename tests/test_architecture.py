@@ -17,9 +17,9 @@ ALLOWED = {
     **{room: BASE | {"ops"} for room in MIDDLE},
     **{room: BASE | {"ops", "segment"} | MIDDLE for room in UPPER},
     "visualize": {"types"},
-    "apps": BASE | {"ops", "visualize"} | MIDDLE | UPPER,
+    "apps": BASE | {"runtime", "ops", "visualize"} | MIDDLE | UPPER,
     "cli": BASE | {"runtime", "apps", "train"},
-    "__init__": {"apps", "runtime"},
+    "__init__": {"apps"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -59,8 +59,20 @@ def test_flags_are_added_to_what_is_given(monkeypatch):
     ]
 
 
+def test_deterministic_overrides_what_is_given(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_deterministic_ops=false")
+    runtime.set_flags(deterministic=True)
+    assert os.environ["XLA_FLAGS"].endswith("--xla_gpu_deterministic_ops=true"), "the last one counts"
+
+
+def test_a_file_of_flags_is_left_alone(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "flags.txt")
+    runtime.set_flags(deterministic=True)
+    assert os.environ["XLA_FLAGS"] == "flags.txt"
+
+
 def test_an_unknown_jaxlib_gets_no_flags_that_it_might_not_have(monkeypatch):
-    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    monkeypatch.setenv("XLA_FLAGS", "")
     monkeypatch.setattr("importlib.metadata.version", lambda _: "9.0.0")
     runtime.set_flags()
     assert os.environ["XLA_FLAGS"] == ""

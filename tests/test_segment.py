@@ -192,7 +192,7 @@ def test_no_pixel_belongs_to_a_cell_of_the_padding():
     bright[-1], bright[:, -1] = 255, 255
     capacity = Capacity(4, 4, None, 16)
     plan = segment.geometry((20, 36), capacity)
-    _, canvases = segment.inputs(bright[None], plan)
+    _, canvases = segment.inputs(jnp.asarray(bright[None]), plan)
     assignment = assign(canvases[0], plan, capacity, THRESHOLDS)
     outputs = Outputs(jnp.tile(jnp.array([0.0, 9.0]), (8, 12, 1)), jnp.zeros((8, 12, 2)), jnp.full((8, 12), 3.0))
     found = finish(outputs, assignment, plan, capacity, THRESHOLDS)

@@ -98,7 +98,7 @@ def _stages(settings: config.Config, size: tuple[int, int]) -> dict[str, tuple[C
     classes = len(settings.data.classes) + 1
 
     def superpixels(frames: Any) -> Any:
-        return jax.vmap(lambda f: segment.assign(f, plan, capacity, thresholds))(frames)
+        return segment.each(lambda f: segment.assign(f, plan, capacity, thresholds), frames)
 
     def perfect(frame: Any, semantic: Any, instance: Any) -> Any:
         assignment = segment.assign(frame, plan, capacity, thresholds)
@@ -106,7 +106,7 @@ def _stages(settings: config.Config, size: tuple[int, int]) -> dict[str, tuple[C
         return segment.oracle(truth, classes, settings.model.embedding), assignment
 
     def finish(pair: Any) -> Any:
-        return jax.vmap(lambda o, a: segment.finish(o, a, plan, capacity, thresholds))(*pair)
+        return segment.each(lambda o, a: segment.finish(o, a, plan, capacity, thresholds), *pair)
 
     def frames_only(frames: Any, *_: Any) -> Any:
         return jax.device_put(frames)

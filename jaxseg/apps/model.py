@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import optax
 
-from jaxseg import config, segment
+from jaxseg import config, runtime, segment
 from jaxseg.nn import classifier
 from jaxseg.nn import network as networks
 from jaxseg.train import state as states
@@ -16,6 +16,9 @@ from jaxseg.train.checkpoint import Checkpoints
 from jaxseg.types import Capacity, ClassList, Segmentation, Thresholds
 
 CONFIG = "config.json"
+
+_segment = jax.jit(segment.segment, static_argnums=(0, 3), compiler_options=runtime.options())
+"""The inference, compiled as the commands do, whatever the process tells XLA."""
 
 
 def capacity(settings: config.Config) -> Capacity:
@@ -86,7 +89,7 @@ class Model:
             )
         numbers = thresholds_ or thresholds(self.settings)
         numbers = jax.tree.map(np.float32, numbers)
-        return segment.jitted(self.network, self.variables, frames, capacity(self.settings), numbers)
+        return _segment(self.network, self.variables, frames, capacity(self.settings), numbers)
 
 
 def load(path: str | storage.Folder, settings: config.Config | None = None, best: bool = False) -> Model:

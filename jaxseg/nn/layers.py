@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -200,7 +201,7 @@ def convolution(
       kernel: one square window of odd size for each output channel; ci = c / groups.
       stride: distance between output positions, in input positions.
       dilation: distance between the taps of the window, in input positions.
-      around: zeros around x; None for those of `pads`, symmetric.
+      around: zeros around x, as `pads` gives them; None for its symmetric ones.
       groups: number of groups of channels that see only one another.
 
     Returns:
@@ -258,8 +259,8 @@ def _winograd(x: Array, kernel: Array, dilation: int) -> Array:
 
     .. math:: Y = A^T [(G k G^T) \odot (B^T d B)] A
 
-    for tiles d of 4 x 4 elements that overlap by two, summed over channels as 16 products of matrices. The gradient is
-    that of the plain convolution.
+    for tiles d of 4 x 4 elements that overlap by two, summed over channels as 16 products of matrices. Derivatives are
+    those of the plain convolution.
 
     References:
       Lavin and Gray, Fast algorithms for convolutional neural networks, CVPR 2016, section 4.1.
@@ -281,8 +282,15 @@ def _winograd(x: Array, kernel: Array, dilation: int) -> Array:
         return _join_grids(jnp.stack(rows, axis=2).reshape(*grids.shape[:3], -1), dilation)
 
     plain = partial(_convolution, stride=(1, 1), dilation=dilation, around=((dilation,) * 2,) * 2, groups=1)
-    run = jax.custom_vjp(forward)
-    run.defvjp(lambda x, k: (forward(x, k), (x, k)), lambda saved, g: jax.vjp(plain, *saved)[1](g))
+    run = jax.custom_jvp(forward)
+
+    @partial(run.defjvp, symbolic_zeros=True)
+    def _(given: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+        (x, k), (dx, dk) = given, tangents
+        moved = [plain(dx, k)] if not isinstance(dx, SymbolicZero) else []
+        moved += [plain(x, dk)] if not isinstance(dk, SymbolicZero) else []
+        return forward(x, k), sum(moved[1:], moved[0])
+
     return run(x, kernel)
 
 

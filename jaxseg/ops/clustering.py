@@ -11,12 +11,12 @@ from jaxseg.ops import components
 
 Scalar = float | int | Float[Array, ""]
 
-_CHUNK = {"cpu": 8, "default": 32}
+_CHUNK = {"cpu": 8, "default": 16}
 """Centers compared in one trip over the elements: few enough for a processor's caches; an accelerator's trip costs more
 than what it computes."""
 
 _ROUNDS = 4
-"""Of `duplicates` in one trip: mostly one trip is enough, and a loop's trip may have to ask the host."""
+"""Of `duplicates` in one trip: mostly one trip is enough, and on a GPU each asks the host whether to go on."""
 
 
 @struct.dataclass
@@ -138,7 +138,7 @@ def assign(
       radius: largest embedding distance to a center, inclusive.
 
     Returns:
-      0, or 1 + the row of the center; of equally near ones the first row.
+      0, or 1 + the row of the center; of equally near ones, up to rounding, the first row.
 
     References:
       Milioto et al., ICRA 2019, section III-B.

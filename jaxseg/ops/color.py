@@ -49,8 +49,8 @@ def lab_planes(
 ) -> tuple[Float[Array, "*b"], Float[Array, "*b"], Float[Array, "*b"]]:
     """The three planes L, a, b of `rgb_to_lab`: what vectorizes best, because nothing is interleaved.
 
-    Each plane ends in its only division. XLA on CPU does not repeat a division in everything that reads its result, so
-    that three planes are stored and nothing between; what ends in cheaper operations it computes anew for each reader.
+    Each plane ends in a division. XLA on CPU does not repeat a division in everything that reads its result, so that
+    three planes are stored and nothing behind them; what ends in cheaper operations it computes anew for each reader.
 
     Args:
       image: sRGB, uint8 or float in [0, 1].

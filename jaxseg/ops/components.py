@@ -17,7 +17,7 @@ _FACING = {(-1, -1): 1, (-1, 0): 3, (-1, 1): 2, (0, -1): 5, (0, 1): 10, (1, -1):
 
 
 _ROUNDS = {"cpu": 1, "default": 2}
-"""Rounds in one trip: an accelerator's loop asks the host whether to go on."""
+"""Rounds in one trip: on a GPU the host is asked whether to go on."""
 
 
 def label(mask: Bool[Array, "h w"] | Integer[Array, "h w"], connectivity: int) -> Int32[Array, "h w"]:
@@ -28,8 +28,8 @@ def label(mask: Bool[Array, "h w"] | Integer[Array, "h w"], connectivity: int) -
 
     Parents are hooked to the smallest parent next to them and then shortened by pointer jumping, until nothing changes.
     The rounds grow about as the logarithm of a component's extent, also along spirals and snakes. All that is on in a
-    2 x 2 block of one value is 8-connected, so blocks are joined first, a quarter as many; elements only where blocks
-    with several values are left, or with 4 neighbors.
+    2 x 2 block of one value is 8-connected, so blocks are joined first, a quarter as many. Elements follow if any block
+    has several values, in a batch of integer maps always, and with 4 neighbors.
 
     Args:
       mask: what is on, or an integer map whose different values never join.

@@ -53,11 +53,11 @@ def assign(image: UInt8[Array, "H W 3"] | Float[Array, "H W 3"], size: int, comp
     grid_shape(image.shape, size)
 
     def stored(image: Array) -> UInt8[Array, "H W"]:
-        """The result in a loop of one trip, which XLA cannot tell from its first pixel.
+        """The result in a loop of always one trip, which XLA cannot know, so that it stores what the loop gives.
 
         Else it would fuse the chain of minima into each reader of the assignment, and store nine distances for them.
         """
-        trips = jnp.where(image[0, 0, 0].astype(jnp.float32) < 256, 1, 0)
+        trips = jnp.where(image[0, 0, 0].astype(jnp.float32) > jnp.inf, 0, 1)
         start = jnp.full(image.shape[:2], OWN, jnp.uint8)
         return jax.lax.fori_loop(0, trips, lambda i, _: assigned(image + i.astype(image.dtype)), start)
 
@@ -411,8 +411,8 @@ def _move(planes: Sequence[Array], centers: Sequence[Array], assignment: Array, 
 class _Part(NamedTuple):
     """What lies in one of the nine cells around them, of all superpixels: a word has a bit for each pixel.
 
-    A byte's equality costs the same as four, so that a word holds as many columns as divide the cell, up to four of up
-    to eight rows, or one column of more.
+    Comparing four bytes costs the same as comparing one, so that a word holds up to four columns of up to eight rows,
+    or one column of more.
 
     Attributes:
       dy: of the superpixels' own cells from the one with these pixels.
@@ -460,7 +460,7 @@ def _parts(assignment: UInt8[Array, "H W"], size: int) -> Iterator[_Part]:
     """The nine parts of all superpixels.
 
     All about the shape of superpixels follows from them, without a scatter over pixels. Offsets that lead off the grid
-    belong to nobody, nor do codes from 9 to 127; there must be none above.
+    belong to nobody, nor do codes above 8.
     """
     if size > LARGEST:
         raise ValueError(f"`size` must be at most {LARGEST}: got {size}. Use smaller superpixels.")
@@ -468,7 +468,7 @@ def _parts(assignment: UInt8[Array, "H W"], size: int) -> Iterator[_Part]:
     columns = next(n for n in (4, 2, 1) if size % n == 0) if size <= 8 else 1
     spacing = 8 if columns > 1 else 32
     ones = sum(1 << 8 * j for j in range(columns))
-    view = assignment.reshape(h, size, w, size // columns, columns)
+    view = jnp.minimum(assignment, jnp.uint8(127)).reshape(h, size, w, size // columns, columns)
     kinds = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
     codes = view[..., 0] if columns == 1 else jax.lax.bitcast_convert_type(view, kinds[columns])
     # Flat, with cells of nobody's pixels all around: each neighbor is one contiguous slice, and what is done with the

@@ -74,7 +74,7 @@ def make_targets(batch: Batch, recipe: Recipe, compactness: Float[Array, ""] | f
     if recipe.clustering == "all_to_all":
         assignment = jnp.full(batch.image.shape[:-1], superpixels.OWN, jnp.uint8)
     else:
-        # A loop, not vmap: XLA would fuse the chain of minima into each of its three consumers, and compute it thrice.
+        # One image after another: what a batch needs on the way would leave a processor's caches.
         assignment = jax.lax.map(lambda image: superpixels.assign(image, k, compactness), batch.image)
 
     def one(semantic: Array, instance: Array, assignment: Array) -> Targets:

@@ -144,7 +144,8 @@ def _accumulated(state: TrainState, batch: Any, numbers: Numbers, task: Task, pa
     depends on is not compiled.
     """
     split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
-    truths = jax.lax.map(lambda part: task.prepare(part, numbers), split)
+    with jax.named_scope("targets"):
+        truths = jax.lax.map(lambda part: task.prepare(part, numbers), split)
 
     def count(both: tuple[Any, Any]) -> dict[str, Array]:
         sums = task.evaluate(state.params, state.batch_stats, *both, numbers).sums

@@ -116,6 +116,13 @@ def test_winograd_is_the_plain_convolution_and_so_are_its_gradients(size, dilati
     found, given = value(fast)[1], value(lambda x, k: plain(x, k, 1, dilation))[1]
     for a, b in zip(found, given, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
+    moved = jax.jvp(lambda x: fast(x, kernel), (x,), (weight,))[1]
+    np.testing.assert_allclose(moved / scale, plain(weight, kernel, 1, dilation) / scale, atol=2e-6)
+
+
+def test_a_1x1_convolution_is_a_product_of_matrices():
+    x, kernel = features(2, 3, 5, 4), features(1, 1, 4, 6, seed=1)
+    np.testing.assert_allclose(layers.convolution(x, kernel), plain(x, kernel), atol=1e-5)
 
 
 def test_only_processors_use_their_own_forms():

@@ -87,6 +87,14 @@ def test_more_rounds_in_a_trip_find_the_same():
     np.testing.assert_array_equal(jnp.where(mask, roots[1].reshape(mask.shape) + 1, 0), _label(mask, 8))
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (1, 6), (7, 1), (3, 3), (2, 5)])
+@pytest.mark.parametrize("connectivity", [4, 8])
+def test_grids_of_any_shape_and_values_of_any_size(shape: tuple[int, int], connectivity: int):
+    values = np.random.default_rng(0).choice([0, -7, 2**31 - 1], shape)
+    expected = sum(_expected(values == value, connectivity) for value in (-7, 2**31 - 1))
+    np.testing.assert_array_equal(components.label(jnp.asarray(values, jnp.int32), connectivity), expected)
+
+
 def test_blocks_of_several_values_are_joined_by_their_elements():
     """Two values that cross in every block, a checkerboard of each: diagonals join, and no block is of one value."""
     values = 1 + np.indices(SHAPE).sum(0) % 2

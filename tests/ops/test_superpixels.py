@@ -11,6 +11,8 @@ import pytest
 from jaxseg.ops import color, superpixels
 
 SIZES = (1, 2, 3, 4, 8, 16)
+MEASURED = (*SIZES, 6, 32)
+"""Sizes that words of bits hold in another way each."""
 
 # One shape for most tests, and compiled functions: compiling is what takes the time.
 SIDE = 48
@@ -138,7 +140,7 @@ def test_upsampling_refuses_another_grid():
         superpixels.upsample(jnp.zeros((2, 3)), jnp.full((8, 8), 4, jnp.uint8), 4)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", MEASURED)
 def test_centers_boxes_and_areas_are_those_of_the_pixels(size: int):
     h, w = 3, 4
     assignment = jnp.asarray(_any_assignment(h, w, size, seed=size))
@@ -175,7 +177,7 @@ def test_areas_and_boxes_of_objects_of_several_superpixels(size: int):
         np.testing.assert_array_equal(boxes[i - 1], box)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", MEASURED)
 def test_middle_pixels_are_the_nearest_with_halves_toward_the_middle(size: int):
     h, w = 4, 3
     assignment = _any_assignment(h, w, size, seed=size)
@@ -202,6 +204,15 @@ def test_assignments_are_stored_once_for_all_who_read_them():
 
     text = jax.jit(readers).lower(_image(16, 16)).compile().as_text()
     assert [part.count(" sqrt(") for part in text.split("\n\n") if " sqrt(" in part] == [9]
+
+
+@pytest.mark.parametrize("nobody", [9, 127, 128, 133, 255])
+@pytest.mark.parametrize("size", [3, 4])
+def test_pixels_of_no_superpixel_count_nowhere(size: int, nobody: int):
+    assignment = jnp.full((3 * size, 3 * size), superpixels.OWN, jnp.uint8).at[0].set(nobody)
+    areas, boxes = _boxes(jnp.arange(1, 10).reshape(3, 3), assignment, size, 9)
+    np.testing.assert_array_equal(areas, [size * (size - 1)] * 3 + [size * size] * 6)
+    np.testing.assert_array_equal(boxes[:3, 0], 1)
 
 
 def test_a_superpixel_without_pixels_sits_in_the_middle_of_its_cell():
