@@ -7,7 +7,7 @@ network on the frame and adds the network's outputs, times 0, to given ones: tho
 the frame's scene, or such as no network gives, made to be hard on components and grouping. Frames are of a few kinds in
 turn, each different: scenes, crowds, empty, all classes mixed, and hard ones. Each is timed three times in a row: the
 first call is what a camera would see, the best of the three is without most of what else the machine does. Right after
-it one and the same frame is timed twice: a machine that is slow for a while is slow for both, so that the ratio of their
+it one and the same frame is timed twice: a machine that is slow for a while is slow for both, so that the ratio of the
 best calls shows what the scene does. Says p50, p99 and the worst frames of the whole, and of what comes beside and
 behind the network, whose time is where a scene can show. Prints a table on stderr, a line of JSON on stdout.
 """
