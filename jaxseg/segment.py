@@ -106,7 +106,15 @@ def segment(
 
 
 def each(run: Callable[..., T], *batches: Any) -> T:
-    """Maps a function of one image over a batch. One alone is not mapped: its scatters and conditions stay simple."""
+    """Maps a function of one image over a batch. One alone is not mapped: its scatters and conditions stay simple.
+
+    Args:
+      run: the function.
+      *batches: its arguments, with a leading batch axis each.
+
+    Returns:
+      What it returns, with a leading batch axis.
+    """
     if jax.tree.leaves(batches)[0].shape[0] != 1:
         return jax.vmap(run)(*batches)
     alone = jax.tree.map(lambda x: x[0], batches)

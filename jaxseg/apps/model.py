@@ -18,7 +18,7 @@ from jaxseg.types import Capacity, ClassList, Segmentation, Thresholds
 CONFIG = "config.json"
 
 _segment = jax.jit(segment.segment, static_argnums=(0, 3), compiler_options=runtime.options())
-"""The inference, compiled as the commands do, whatever the process tells XLA."""
+"""The inference, compiled as the commands do, whatever the process tells XLA; not for use inside another `jax.jit`."""
 
 
 def capacity(settings: config.Config) -> Capacity:
@@ -75,8 +75,10 @@ class Model:
     def __call__(self, frames: Any, thresholds_: Thresholds | None = None) -> Segmentation:
         """Segments frames; compiled once for each frame size and batch.
 
+        Inside `jax.jit` it is a part of the caller's program, compiled as that is.
+
         Args:
-          frames: uint8 RGB, (H, W, 3) or (b, H, W, 3), on the host or a device.
+          frames: uint8 RGB, (H, W, 3) or (b, H, W, 3), on the host or a device, or traced.
           thresholds_: other numbers of the grouping than the run's.
 
         Raises:
@@ -89,7 +91,8 @@ class Model:
             )
         numbers = thresholds_ or thresholds(self.settings)
         numbers = jax.tree.map(np.float32, numbers)
-        return _segment(self.network, self.variables, frames, capacity(self.settings), numbers)
+        run = segment.segment if isinstance(frames, jax.core.Tracer) else _segment
+        return run(self.network, self.variables, frames, capacity(self.settings), numbers)
 
 
 def load(path: str | storage.Folder, settings: config.Config | None = None, best: bool = False) -> Model:

@@ -126,8 +126,8 @@ def assign(
 ) -> Int32[Array, "h w"]:
     """Gives each element the nearest center of its class, if that lies within the radius.
 
-    Distances are sums of squared differences: the expanded form |e|^2 - 2 e c + |c|^2 cancels and flips decisions near
-    the radius. The cost follows the number of valid centers.
+    Distances come from sums of squared differences: the expanded form |e|^2 - 2 e c + |c|^2 cancels and flips decisions
+    near the radius. The cost follows the number of valid centers.
 
     Args:
       embedding: embedding of each element.

@@ -15,7 +15,6 @@ _STEPS = {
 _FACING = {(-1, -1): 1, (-1, 0): 3, (-1, 1): 2, (0, -1): 5, (0, 1): 10, (1, -1): 4, (1, 0): 12, (1, 1): 8}
 """Elements of a 2 x 2 block, bit 2 * row + column, that touch the neighboring block in a direction."""
 
-
 _ROUNDS = {"cpu": 1, "default": 2}
 """Rounds in one trip: on a GPU the host is asked whether to go on."""
 

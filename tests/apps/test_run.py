@@ -155,6 +155,9 @@ def test_load_gives_a_callable(tiny):
     found = trained(np.zeros((40, 56, 3), np.uint8))
     assert found.semantic.shape == found.instance.shape == (40, 56)
     assert trained(np.zeros((2, 40, 56, 3), np.uint8)).semantic.shape == (2, 40, 56)
+    inside = jax.jit(lambda frame: trained(frame))(np.zeros((40, 56, 3), np.uint8))
+    np.testing.assert_array_equal(inside.semantic, found.semantic)
+    np.testing.assert_array_equal(inside.instance, found.instance)
     with pytest.raises(ValueError, match="`frames` must be uint8"):
         trained(np.zeros((40, 56, 3), np.float32))
 
