@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 from rich.table import Table
 
@@ -134,13 +135,19 @@ def _stages(settings: config.Config, size: tuple[int, int]) -> dict[str, tuple[C
 def _compiled(run: Callable, example: Any) -> tuple[Callable, float]:
     """The function compiled for an input, and the seconds that takes without a cache."""
     cached = jax.config.values["jax_enable_compilation_cache"]
-    jax.config.update("jax_enable_compilation_cache", False)
+    _use_cache(False)
     try:
         start = time.perf_counter()
         program = jax.jit(run).lower(example).compile()
         return program, time.perf_counter() - start
     finally:
-        jax.config.update("jax_enable_compilation_cache", cached)
+        _use_cache(cached)
+
+
+def _use_cache(enabled: bool) -> None:
+    """JAX asks only once, at its first compilation, whether to use the cache; so it has to forget the answer."""
+    jax.config.update("jax_enable_compilation_cache", enabled)
+    compilation_cache.reset_cache()
 
 
 def variables(settings: config.Config) -> Any:

@@ -91,7 +91,7 @@ class Model:
             )
         numbers = thresholds_ or thresholds(self.settings)
         numbers = jax.tree.map(np.float32, numbers)
-        run = segment.segment if isinstance(frames, jax.core.Tracer) else _segment
+        run = segment.jitted if isinstance(frames, jax.core.Tracer) else _segment
         return run(self.network, self.variables, frames, capacity(self.settings), numbers)
 
 

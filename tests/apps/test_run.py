@@ -8,11 +8,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 import jaxseg
 from jaxseg import cli, config
-from jaxseg.apps import model
+from jaxseg.apps import benchmark, model
 from jaxseg.train.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parents[2]
@@ -177,6 +178,27 @@ def test_benchmark_times_every_stage(tiny, tmp_path, capsys):
     table = capsys.readouterr().out
     for column in ("superpixels", "CNN", "clustering", "total", "FPS serial", "p99, ms", "compile, s"):
         assert column in table
+
+
+def test_what_is_timed_to_compile_does_not_come_from_the_cache(tmp_path):
+    """Neither read nor written there, though JAX has compiled with it before."""
+    settings = {"jax_compilation_cache_dir": str(tmp_path), "jax_persistent_cache_min_compile_time_secs": 0.0}
+    before = {name: jax.config.values[name] for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    try:
+        compilation_cache.reset_cache()
+        jax.jit(lambda x: x + 1.25)(1.0).block_until_ready()
+        kept = sorted(path.name for path in tmp_path.iterdir())
+        assert kept
+        benchmark._compiled(lambda x: x + 2.25, 1.0)
+        assert sorted(path.name for path in tmp_path.iterdir()) == kept
+        jax.jit(lambda x: x + 3.25)(1.0).block_until_ready()
+        assert len(list(tmp_path.iterdir())) > len(kept)
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
 
 
 def test_missing_config_is_refused(tmp_path):
