@@ -87,7 +87,7 @@ def _processor() -> str:
     except OSError:
         return platform.processor() or platform.machine()
     fields = dict(reversed([[part.strip() for part in line.split(":", 1)] for line in lines if ":" in line]))
-    vectors = next((v for v in ("avx512_vbmi", "avx512f", "avx2") if v in fields.get("flags", "").split()), "")
+    vectors = next((v for v in ("avx512_vbmi2", "avx512f", "avx2") if v in fields.get("flags", "").split()), "")
     return f"{fields.get('model name', platform.machine())}, family {fields.get('cpu family', '?')}, {vectors}"
 
 
