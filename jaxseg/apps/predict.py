@@ -90,7 +90,7 @@ def write(output: Path, name: str, frame: np.ndarray, found: Segmentation, class
         "width": frame.shape[1],
         "classes": class_table(classes),
         "lost": int(found.lost),
-        "instances": objects(found, classes),
+        "instances": found.objects(classes),
     }
     files.write_json(output / f"{name}.json", document)
 
@@ -101,21 +101,4 @@ def class_table(classes: ClassList) -> list[dict[str, Any]]:
     return [
         {"id": i, "name": name, "isthing": int(i in classes.things), "color": [int(v) for v in colors[i]]}
         for i, name in enumerate(classes.names)
-    ]
-
-
-def objects(found: Segmentation, classes: ClassList) -> list[dict[str, Any]]:
-    """The objects of one frame, most confident center first: id, class, score, box, area, center."""
-    rows = found.instances
-    return [
-        {
-            "id": int(i) + 1,
-            "class": classes.names[int(rows.class_id[i])],
-            "class_id": int(rows.class_id[i]),
-            "score": round(float(rows.score[i]), 6),
-            "box": [int(v) for v in rows.box[i]],
-            "area": int(rows.area[i]),
-            "center": [round(float(v), 2) for v in rows.center[i]],
-        }
-        for i in np.flatnonzero(rows.valid)
     ]

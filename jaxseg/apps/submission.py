@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from jaxseg import config
+from jaxseg import config, results
 from jaxseg.apps import files
 from jaxseg.data import Label
 from jaxseg.types import ClassList, Instances
@@ -179,18 +179,8 @@ class Coco(Submission):
 
     def add(self, name: str, found: Label, instances: Instances) -> None:
         """See `Submission.add`."""
-        from pycocotools import mask
-
-        for row in np.flatnonzero(np.asarray(instances.valid)):
-            code = mask.encode(np.asfortranarray(np.asarray(found.instance) == row + 1, dtype=np.uint8))
-            self._rows.append(
-                {
-                    "image_id": self._images[name],
-                    "category_id": self._categories[int(instances.class_id[row])],
-                    "segmentation": {"size": list(code["size"]), "counts": code["counts"].decode()},
-                    "score": float(instances.score[row]),
-                }
-            )
+        instance = np.asarray(found.instance)
+        self._rows += results.coco_entries(instance, instances, self._images[name], self._categories)
 
     def close(self) -> None:
         """Writes the file."""
