@@ -8,22 +8,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from jaxseg.apps.exported import Exported
     from jaxseg.apps.model import Model
 
 __version__ = "0.1.0"
 __all__ = ["load"]
 
 
-def load(path: str | Path, best: bool = False) -> "Model":
+def load(path: str | Path, best: bool = False) -> "Model | Exported":
     """Opens a trained network: a callable from uint8 RGB frames, (H, W, 3) or a batch, to a `types.Segmentation`.
 
     Args:
-      path: the work directory of a run.
-      best: the best of the states that training measured, instead of the latest.
+      path: the work directory of a run, or a file of ``jaxseg export``.
+      best: of a run, the best of the states that training measured, instead of the latest.
 
     Raises:
-      UserError: not a work directory, or a checkpoint that cannot be used.
+      UserError: neither, or one that cannot be used.
     """
-    from jaxseg.apps.model import load as open_model
+    from jaxseg.apps.exported import open_model
+    from jaxseg.train import storage
 
-    return open_model(path, best=best)
+    return open_model(storage.folder(str(path)), best=best)

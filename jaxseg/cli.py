@@ -58,6 +58,7 @@ def _dispatch(argv: Sequence[str]) -> int | None:
         "train": (train, "train a network, or go on training it"),
         "eval": (evaluate, "measure a trained network and write a report"),
         "predict": (predict, "segment images, folders or globs"),
+        "export": (export, "write a trained network as one file, for programs that know JAX alone"),
         "data": (data, "prepare, check or show a data set"),
         "weights": (weights, "import an encoder's weights, or show what they are"),
         "superpixels": (superpixels, "what superpixels of each size and compactness cost"),
@@ -149,6 +150,28 @@ def predict(argv: Sequence[str]) -> int:
     from jaxseg.train import storage
 
     return app.predict(storage.folder(known.model), known.inputs, known.output, known.best)
+
+
+def export(argv: Sequence[str]) -> None:
+    """``--model DIR --output FILE [--frame H W] [--platforms NAME ...] [--best]``."""
+    parser = _Parser("jaxseg export", description="Writes a trained network as one file: StableHLO with its weights.")
+    parser.add_argument("--model", required=True, help="work directory of a run")
+    parser.add_argument("--output", type=Path, required=True, help="file to write")
+    parser.add_argument(
+        "--frame", type=int, nargs=2, metavar=("H", "W"), help="size of the frames (default: the network's own)"
+    )
+    parser.add_argument("--platforms", nargs="+", default=[], help="cpu, cuda, rocm, tpu (default: all but rocm)")
+    parser.add_argument(
+        "--best", action="store_true", help="the best checkpoint that training measured, not the latest"
+    )
+    known = parser.parse_args(argv)
+    _prepare()
+    from jaxseg.apps import export as app
+    from jaxseg.apps import model
+    from jaxseg.train import storage
+
+    trained = model.load(storage.folder(known.model), best=known.best)
+    app.command(trained, known.output, tuple(known.frame) if known.frame else None, known.platforms)
 
 
 DATA = {

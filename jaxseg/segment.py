@@ -108,6 +108,9 @@ def segment(
 def each(run: Callable[..., T], *batches: Any) -> T:
     """Maps a function of one image over a batch. One alone is not mapped: its scatters and conditions stay simple.
 
+    Images of a batch whose size is a symbol (`jax.export`) go one after the other: of all that `jax.vmap` makes of it,
+    XLA cannot find the shapes once the size is known.
+
     Args:
       run: the function.
       *batches: its arguments, with a leading batch axis each.
@@ -115,7 +118,10 @@ def each(run: Callable[..., T], *batches: Any) -> T:
     Returns:
       What it returns, with a leading batch axis.
     """
-    if jax.tree.leaves(batches)[0].shape[0] != 1:
+    size = jax.tree.leaves(batches)[0].shape[0]
+    if not isinstance(size, int):
+        return jax.lax.map(lambda one: run(*one), batches)
+    if size != 1:
         return jax.vmap(run)(*batches)
     alone = jax.tree.map(lambda x: x[0], batches)
     return jax.tree.map(lambda x: x[None], run(*alone))

@@ -1,9 +1,14 @@
 """Opening a work directory: its config, its network, its parameters, and a callable for frames."""
 
-from dataclasses import dataclass
-from typing import Any
+import threading
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -51,9 +56,54 @@ def network(settings: config.Config, axis_name: str | None = None) -> Any:
     return networks.from_config(settings.model, classes, settings.superpixels.size, axis_name)
 
 
+R = TypeVar("R")
+
+
+class Ready:
+    """Which shapes a program was compiled for, so that threads which come with a new one compile it once."""
+
+    def __init__(self) -> None:
+        """Nothing is compiled yet."""
+        self._shapes: set[Hashable] = set()
+        self._lock = threading.Lock()
+
+    def call(self, shape: Hashable, run: Callable[[], R]) -> R:
+        """Runs a program; the first call of a shape alone, as it compiles, and beside it those of known shapes."""
+        if shape in self._shapes:
+            return run()
+        with self._lock:
+            result = run()
+            self._shapes.add(shape)
+        return result
+
+
+def checked(frames: Any) -> Any:
+    """Frames as an array with a shape.
+
+    Args:
+      frames: uint8 RGB, (H, W, 3) or (b, H, W, 3), on the host or a device, or traced.
+
+    Raises:
+      ValueError: another shape or dtype.
+    """
+    frames = frames if isinstance(frames, jax.Array) else np.asarray(frames)
+    if np.ndim(frames) not in (3, 4) or np.shape(frames)[-1] != 3 or frames.dtype != np.uint8:
+        raise ValueError(f"`frames` must be uint8 (H, W, 3) or (b, H, W, 3): got {frames.dtype} {np.shape(frames)}.")
+    return frames
+
+
+def warmed(run: Callable[[Any], Any], size: tuple[int, int], batch: int | None) -> float:
+    """Calls with black frames, waits, and says how many seconds it took."""
+    began = time.perf_counter()
+    jax.block_until_ready(run(np.zeros((*(() if batch is None else (batch,)), *size, 3), np.uint8)))
+    return time.perf_counter() - began
+
+
 @dataclass(frozen=True)
 class Model:
     """A trained network, ready for frames. Call it with one uint8 RGB frame (H, W, 3) or a batch (b, H, W, 3).
+
+    Safe to call from several threads. Shapes of results depend on the shape of the frames alone.
 
     Attributes:
       settings: of its run.
@@ -66,11 +116,20 @@ class Model:
     network: Any
     variables: Any
     step: int
+    _ready: Ready = field(default_factory=Ready, repr=False, compare=False)
 
-    @property
+    @cached_property
     def classes(self) -> ClassList:
         """Names of the classes."""
         return class_list(self.settings)
+
+    @cached_property
+    def _numbers(self) -> Thresholds:
+        return jax.tree.map(np.float32, thresholds(self.settings))
+
+    @cached_property
+    def _capacity(self) -> Capacity:
+        return capacity(self.settings)
 
     def __call__(self, frames: Any, thresholds_: Thresholds | None = None) -> Segmentation:
         """Segments frames; compiled once for each frame size and batch.
@@ -84,15 +143,30 @@ class Model:
         Raises:
           ValueError: another shape or dtype.
         """
-        frames = frames if isinstance(frames, jax.Array) else np.asarray(frames)
-        if np.ndim(frames) not in (3, 4) or np.shape(frames)[-1] != 3 or frames.dtype != np.uint8:
-            raise ValueError(
-                f"`frames` must be uint8 (H, W, 3) or (b, H, W, 3): got {frames.dtype} {np.shape(frames)}."
-            )
-        numbers = thresholds_ or thresholds(self.settings)
-        numbers = jax.tree.map(np.float32, numbers)
-        run = segment.jitted if isinstance(frames, jax.core.Tracer) else _segment
-        return run(self.network, self.variables, frames, capacity(self.settings), numbers)
+        frames = checked(frames)
+        numbers = self._numbers if thresholds_ is None else jax.tree.map(jnp.float32, thresholds_)
+        arguments = (self.network, self.variables, frames, self._capacity, numbers)
+        if isinstance(frames, jax.core.Tracer):
+            return segment.jitted(*arguments)
+        return self._ready.call(frames.shape, lambda: _segment(*arguments))
+
+    def warmup(self, size: tuple[int, int] | None = None, batch: int | None = None) -> float:
+        """Compiles for a frame size before the first frame comes, so that this is as quick as all later ones.
+
+        Args:
+          size: (height, width) of the frames; None for the network's own.
+          batch: frames in a call; None for lone frames.
+
+        Returns:
+          Seconds it took.
+
+        Raises:
+          ValueError: no size is given, and the network takes any.
+        """
+        size = size or self.settings.model.size
+        if size is None:
+            raise ValueError("`size` must be given: the network takes frames of any.")
+        return warmed(self, size, batch)
 
 
 def load(path: str | storage.Folder, settings: config.Config | None = None, best: bool = False) -> Model:
