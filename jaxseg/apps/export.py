@@ -1,8 +1,9 @@
 """Export: a trained network as one file, for programs that know JAX alone; `exported` says what is in it."""
 
+import contextlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,20 @@ def _program(trained: model.Model, size: tuple[int, int], platforms: Sequence[st
     leaves = [jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype) for leaf in jax.tree.leaves(trained.variables)]
     numbers = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in vars(Thresholds())}
     frames = jax.ShapeDtypeStruct((batch, *size, 3), jnp.uint8)
-    return jax_export.export(jax.jit(run), platforms=tuple(platforms))(leaves, frames, numbers)
+    with _nameless():
+        return jax_export.export(jax.jit(run), platforms=tuple(platforms))(leaves, frames, numbers)
+
+
+@contextlib.contextmanager
+def _nameless() -> Iterator[None]:
+    """Keeps the names of this machine's files out of programs: the same network gives the same bytes anywhere."""
+    name = "jax_traceback_in_locations_limit"
+    before = jax.config.values[name]
+    jax.config.update(name, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
 
 
 def _about(

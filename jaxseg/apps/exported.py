@@ -268,7 +268,7 @@ def _read_program(
 
 def _reaching_out(text: str) -> str:
     """Name of an operation that reaches outside of the program, or nothing: calls of registered code, transfers."""
-    calls = re.findall(r"custom_call\W*\"?([\w.]*)", text)
+    calls = re.findall(r"custom_call\b(?:\s*@\"?([\w.$]*))?", text)
     outside = [name or "something" for name in calls if name not in HARMLESS]
     transfers = re.findall(r"\b(?:stablehlo|mhlo|chlo|vhlo)\.(infeed|outfeed|send|recv)\b", text)
     return next(iter([*outside, *transfers]), "")
