@@ -80,7 +80,7 @@ def test_results_are_those_of_the_network(network, file):
     assert loaded.about["step"] == 7
     assert_equal(network(FRAMES[0]), loaded(FRAMES[0]))
     assert_equal(network(FRAMES), loaded(jnp.asarray(FRAMES)))
-    other = Thresholds(center=0.06, assignment=1e-4, duplicate=0.0, compactness=1.0)
+    other = Thresholds(center=0.06, assignment=1e3, duplicate=0.0, compactness=1.0)
     assert (network(FRAMES, other).instance != network(FRAMES).instance).any()
     assert_equal(network(FRAMES, other), loaded(FRAMES, other))
     inside = jax.jit(lambda frames: loaded(frames))(FRAMES[0])
