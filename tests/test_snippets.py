@@ -58,8 +58,8 @@ OURS = re.compile(r"(python (train|eval)\.py|jaxseg) ")
 ELSEWHERE = ("--coordinator", "--train.debug", "--data.builder", "--submission", "--view", "gs://", "CITYSCAPES")
 """Words of commands that need other machines, other data, or a screen."""
 
-IN_OTHER_TESTS = {"weights"}
-"""Commands that need files of other projects: tests/apps runs them on stand-ins."""
+IN_OTHER_TESTS = {"weights", "benchmark"}
+"""Commands that need files of other projects, or compile all anew: tests/apps runs them."""
 
 
 class Block(NamedTuple):
@@ -118,7 +118,7 @@ def possible(words: list[str]) -> bool:
     known = ("runs/demo", "runs/mine")
     if name(words) == "train" and (value.get("--workdir") != "runs/mine" or "--model.encoder-weights" in words):
         return False
-    if value.get("--config", "configs/own.py") != "configs/own.py" and name(words) != "benchmark":
+    if value.get("--config", "configs/own.py") != "configs/own.py":
         return False
     given = [value[option] for option in ("--workdir", "--model") if option in value]
     files = [word for word in words if re.search(r"\.(jpg|png|mp4)$", word) and word != value.get("--video")]
@@ -127,12 +127,8 @@ def possible(words: list[str]) -> bool:
 
 def shorter(words: list[str]) -> list[str]:
     """The command with a smaller budget, where it leaves that open."""
-    budget = {
-        "superpixels": ["--images", "2", "--sizes", "4", "--compactness", "3"],
-        "benchmark": ["--frames", "2"],
-    }
-    extra = budget.get(name(words), [])
-    return words if extra and extra[0] in words else [*words, *extra]
+    budget = ["--images", "2", "--sizes", "4", "--compactness", "3"]
+    return [*words, *budget] if name(words) == "superpixels" else words
 
 
 @pytest.fixture(scope="module")
