@@ -1,10 +1,10 @@
-# make demo and make test need only Python (3.11 or newer) and make; each sets up .venv by itself.
+# make demo, make test and make docs need only Python (3.11 or newer) and make; each sets up .venv by itself.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python train.py --config configs/shapes.py --workdir $(DEMO)
@@ -18,6 +18,11 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Not data.builders: it inherits from TFDS, whose annotations cannot be resolved.
+docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/pdoc --math --docformat google --output-directory site jaxseg jaxseg/[a-z]*.py jaxseg/[a-z]*/ '!jaxseg.data.builders'
+
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
@@ -26,4 +31,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs site

@@ -1,4 +1,4 @@
-"""A ROS 2 node (Humble or newer) that segments the images of a camera.
+"""A ROS 2 node (Jazzy or newer) that segments the images of a camera.
 
 python examples/ros2_node.py --ros-args -p model:=runs/demo -p height:=480 -p width:=640 -r image:=/camera/image_raw
 
@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 import jaxseg
-from jaxseg import config, visualize
+from jaxseg import config
 from jaxseg.types import Segmentation
 
 
@@ -116,7 +116,7 @@ def to_detections(messages: Any, header: Any, found: Segmentation, names: tuple[
     """A vision_msgs/Detection2DArray of the objects of a frame, most confident center first.
 
     Args:
-      messages: vision_msgs.msg, of version 4 (Humble) or newer.
+      messages: vision_msgs.msg, of version 4 or newer.
       header: of the image.
       found: host arrays of one frame.
       names: of the classes, background first.
@@ -157,24 +157,24 @@ class Segmenter:
         self.subscription = node.create_subscription(image, "image", self.receive, newest)
 
     def receive(self, message: Any) -> None:
-        """Segments one image. One that cannot be read is reported, and the next one is waited for."""
+        """Segments one image. One that cannot be read, or is not of an exported file's size, is reported and left."""
         try:
             frame = to_frame(message)
+            found = jax.device_get(self.model(frame))
         except ValueError as error:
             self.node.get_logger().warning(str(error), throttle_duration_sec=5.0)
             return
-        found = jax.device_get(self.model(frame))
         header = message.header
         self.maps["semantic"].publish(to_image(self.image, header, "mono8", found.semantic))
         self.maps["instance"].publish(to_image(self.image, header, "mono16", found.instance))
         self.detections.publish(to_detections(self.vision, header, found, self.model.classes.names))
         if self.maps["overlay"].get_subscription_count():
-            drawn = visualize.overlay(frame, found.semantic, found.instance, found.instances, self.model.classes)
+            drawn = found.draw(frame, self.model.classes)
             self.maps["overlay"].publish(to_image(self.image, header, "rgb8", drawn))
 
 
 def main() -> int:
-    """Opens the model, compiles it for the frame size, and then subscribes."""
+    """Opens the model, compiles it for the frame size (0: its own), and then subscribes."""
     import rclpy
     from rclpy.executors import ExternalShutdownException
     from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
@@ -183,19 +183,19 @@ def main() -> int:
 
     rclpy.init()
     node = rclpy.create_node("jaxseg")
-    defaults = {"model": "runs/demo", "height": 480, "width": 640}
+    defaults = {"model": "runs/demo", "height": 0, "width": 0}
     path, height, width = (node.declare_parameter(name, value).value for name, value in defaults.items())
     try:
         model = jaxseg.load(path)
-        node.get_logger().info(f"compiling {path} for {height} x {width}")
-        model.warmup((height, width))
+        seconds = model.warmup((height, width) if height and width else None)
+        node.get_logger().info(f"{path} is compiled, which took {seconds:.1f} s")
         newest = QoSProfile(depth=1, history=HistoryPolicy.KEEP_LAST, reliability=ReliabilityPolicy.BEST_EFFORT)
         segmenter = Segmenter(node, model, sensor.Image, vision, newest)
         node.get_logger().info(f"waiting for images on {segmenter.subscription.topic_name}")
         rclpy.spin(node)
-    except config.UserError as error:
+    except (config.UserError, ValueError) as error:
         node.get_logger().fatal(str(error))
-        return error.status
+        return config.UserError.status
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:

@@ -9,7 +9,7 @@ import pytest
 from jaxseg import cli, config
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 OWN = {"--config", "--workdir", "--split", "--output", "--model", "--json", "--images", "--submission", "--frames"}
 OWN |= {"--coordinator", "--processes", "--process"}
 FLAGS = {"--sweep", "--best"}
@@ -29,7 +29,7 @@ def _commands() -> list[tuple[str, str]]:
 def test_a_documented_command_is_understood(page, line):
     words = shlex.split(line.split("#")[0].replace("FOLDER", "x"))
     if words[0] == "jaxseg":
-        assert words[1] in ("data", "predict", "benchmark", "superpixels", "train", "eval", "weights")
+        assert words[1] in ("data", "predict", "export", "benchmark", "superpixels", "train", "eval", "weights")
     settings = config.Config()
     if "--config" in words:
         settings = cli.read_config(ROOT / words[words.index("--config") + 1])
@@ -42,12 +42,12 @@ def test_a_documented_command_is_understood(page, line):
         else:
             rest.append(words[i])
             i += 1
-    cli.override(settings, [] if words[1] in ("predict", "weights") else rest)
+    cli.override(settings, [] if words[1] in ("predict", "export", "weights") else rest)
 
 
 def test_pages_name_files_that_exist():
     for page in PAGES:
-        for name in re.findall(r"(?:configs|docs|jaxseg|benchmarks)/[\w/-]+\.\w+", page.read_text()):
+        for name in re.findall(r"(?:configs|docs|examples|jaxseg|benchmarks|tests)/[\w/-]+\.\w+", page.read_text()):
             assert (ROOT / name).is_file(), f"{page.name}: {name}"
 
 

@@ -8,6 +8,7 @@ a tiny stand-in for each config. A line ``print(...)  # text`` must print that t
 
 import contextlib
 import io
+import itertools
 import json
 import re
 import shlex
@@ -26,7 +27,7 @@ from jaxseg.data import shapes
 from tests import tiny_encoder
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 SIZE = (32, 64)
 NOT_RUN: list[str] = []
 """Page and reason of each block that is marked as one that cannot run."""
@@ -90,7 +91,7 @@ def blocks(page: Path) -> list[Block]:
     return found
 
 
-BLOCKS = {page.name: blocks(page) for page in PAGES if page.is_file()}
+BLOCKS = {page.name: blocks(page) for page in PAGES}
 
 
 def commands(page: str) -> list[list[str]]:
@@ -114,7 +115,7 @@ def possible(words: list[str]) -> bool:
     """Whether a command is one on what the folder holds."""
     if name(words) in IN_OTHER_TESTS or any(away in word for away in ELSEWHERE for word in words):
         return False
-    value = dict(zip(words, words[1:], strict=False))
+    value = dict(itertools.pairwise(words))
     known = ("runs/demo", "runs/mine")
     if name(words) == "train" and (value.get("--workdir") != "runs/mine" or "--model.encoder-weights" in words):
         return False
@@ -215,8 +216,7 @@ def test_blocks_that_do_not_run_say_why():
 def test_every_snippet_is_looked_at():
     """No fence that the pattern misses, and no Python in a block that does not say so."""
     for page in PAGES:
-        if page.is_file():
-            assert page.read_text().count("\n```") == 2 * len(BLOCKS[page.name]), page.name
+        assert page.read_text().count("\n```") == 2 * len(BLOCKS[page.name]), page.name
     for found in BLOCKS.values():
         for block in found:
             assert block.kind in ("", "python", "bash", "sh", "json"), f"{block.page}:{block.line}"

@@ -226,9 +226,14 @@ class Model:
         self.done, self.frames = done, []
 
     def warmup(self, size):
+        if size is None:
+            raise ValueError("`size` must be given")
         self.done.append(("warmup", size))
+        return 0.5
 
     def __call__(self, frame):
+        if frame.shape != (4, 6, 3):
+            raise ValueError(f"`frames` must be 4 x 6: got {frame.shape}")
         self.frames.append(frame)
         return segmentation()
 
@@ -257,8 +262,10 @@ def test_an_image_that_cannot_be_read_is_reported_and_the_next_one_is_segmented(
     ros = Node()
     node.Segmenter(ros, Model([]), Image, VISION, "newest")
     ros.callback(message(picture(3), "yuv422"))
-    assert len(ros.said) == 1
+    ros.callback(message(picture(3), "rgb8"))
+    assert len(ros.said) == 2
     assert "yuv422" in ros.said[0]
+    assert "(3, 5, 3)" in ros.said[1]
     ros.callback(message(picture(3, height=4, width=6), "rgb8"))
     assert len(ros.publishers["~/detections"].sent) == 1
 
@@ -303,4 +310,12 @@ def test_a_model_that_is_not_there_ends_the_node_in_one_line(ros, tmp_path):
     assert node.main() == config.UserError.status
     assert len(ros.said) == 1
     assert "is not a work directory" in ros.said[0]
+    assert ros.done == ["destroyed", "shutdown"]
+
+
+def test_a_model_of_no_size_needs_that_of_the_frames(ros, monkeypatch):
+    monkeypatch.setattr(node.jaxseg, "load", lambda path: Model(ros.done))
+    ros.parameters["height"] = 0
+    assert node.main() == config.UserError.status
+    assert ros.said == ["`size` must be given"]
     assert ros.done == ["destroyed", "shutdown"]
