@@ -2,6 +2,10 @@
 
 Milioto, Mandtler, Stachniss: Fast Instance and Semantic Segmentation Exploiting Local Connectivity, Metric Learning,
 and One-Shot Detection for Robotics. ICRA 2019.
+
+`load` opens a trained network, `jaxseg.apps` holds the commands of `jaxseg.cli`. What they are made of: `jaxseg.types`,
+`jaxseg.config`; `jaxseg.ops`, `jaxseg.nn`, `jaxseg.losses`, `jaxseg.targets`, `jaxseg.metrics`, `jaxseg.data`;
+`jaxseg.segment`, `jaxseg.train`, `jaxseg.weights`; `jaxseg.results`, `jaxseg.visualize`, `jaxseg.runtime`.
 """
 
 from pathlib import Path
