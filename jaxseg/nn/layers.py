@@ -424,7 +424,7 @@ def depthwise(
 ) -> Float[Array, "b oh ow c"]:
     r"""Convolves every channel with a 3x3 window of its own, in the form that suits the platform it is compiled for.
 
-    .. math:: y_{ijc} = \sum_{u,v \in \{-1,0,1\}} k_{uvc} \, x_{si + du,\, sj + dv,\, c}
+    .. math:: y_{ijc} = \sum_{u,v \in \lbrace -1,0,1 \rbrace} k_{uvc} \, x_{si + du,\, sj + dv,\, c}
 
     Args:
       x: features.

@@ -230,7 +230,7 @@ def all_to_all(
     The free element of the highest class probability opens a cluster. Its mean moves, until nothing changes or
     `shifts` moves are made, to that of the free elements of its class around it,
 
-    .. math:: m \leftarrow \mathrm{mean} \{ e_p : \|e_p - m\| \le b \},
+    .. math:: m \leftarrow \mathrm{mean} \lbrace e_p : \|e_p - m\| \le b \rbrace,
 
     and then takes those elements. Every cluster compares all elements with its mean, several times: the cost that
     predicted centers spare. A mean of points within a ball has one of them within the same radius, so that each cluster
