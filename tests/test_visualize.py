@@ -1,5 +1,7 @@
 """What pictures must show: every object apart from its neighbors, ignored pixels hatched, the input untouched."""
 
+import functools
+
 import numpy as np
 import pytest
 from skimage.color import rgb2lab
@@ -94,6 +96,72 @@ def test_text_is_written_on_large_objects_only():
     for labels in (True, False):
         picture = visualize.overlay(image, semantic, tiny, found, NAMES, labels=labels)
         np.testing.assert_array_equal(picture, visualize.overlay(image, semantic, tiny, found))
+
+
+def _text(picture, other):
+    """Which pixels two pictures differ at."""
+    return (picture != other).any(-1)
+
+
+def test_text_lies_on_its_object_and_not_on_other_text():
+    """A ring around a disc has its box's middle, but its text goes to the ring; a bar has room for the name alone."""
+    image, semantic, instance = _checkers(1, 240)
+    y, x = np.mgrid[:240, :240] - 119.5
+    instance = np.where(np.hypot(y, x) < 50, 2, np.where(np.hypot(y, x) < 110, 1, 0))
+    instance[200:215, 5:30] = 3
+    found = _instances([1, 2, 2])
+    alone = [np.where(instance == i, instance, 0) for i in (1, 2, 3)]
+    texts = []
+    for map_ in (instance, *alone):
+        plain = visualize.overlay(image, semantic, map_, found, NAMES, labels=False)
+        texts.append(_text(visualize.overlay(image, semantic, map_, found, NAMES), plain))
+    assert (instance[texts[2]] == 2).all()
+    for i in (1, 3):
+        assert (instance[texts[i]] == i).mean() >= 0.5
+    assert sum(text.sum() for text in texts[1:]) <= 1.02 * texts[0].sum()
+
+
+def test_text_stays_in_the_picture():
+    """Objects cut by the border, in each corner."""
+    image, semantic, _ = _checkers(1, 240)
+    corners = np.zeros((240, 240), int)
+    corners[:14, :25], corners[:14, -25:], corners[-14:, :25], corners[-14:, -25:] = 1, 2, 3, 4
+    found = _instances([1, 1, 1, 1])
+    plain = visualize.overlay(image, semantic, corners, found, NAMES, labels=False)
+    text = _text(visualize.overlay(image, semantic, corners, found, NAMES), plain)
+    sizes = [
+        text[rows, columns].sum()
+        for rows in (slice(0, 20), slice(-20, None))
+        for columns in (slice(0, 80), slice(-80, None))
+    ]
+    assert min(sizes) > 300
+    assert sum(sizes) == text.sum()
+
+
+def test_tracks_are_written_in_place_of_ids():
+    image, semantic, instance = _checkers(2, 120)
+    draw = functools.partial(visualize.overlay, image, semantic, instance)
+    found = _instances([1, 1, 2, 2])
+    tracked = _instances([1, 1, 2, 2], track_id=[11, 12, 13, 0])
+    outside = np.ones((240, 240), bool)
+    outside[120:, 120:] = False
+    names, ids = (draw(tracked, NAMES, ids=flag) for flag in (False, True))
+    plain = draw(tracked, NAMES, labels=False)
+    np.testing.assert_array_equal(names[outside], ids[outside])
+    assert _text(ids, plain)[~outside].sum() > _text(names, plain)[~outside].sum()
+    assert (
+        _text(names, plain)[outside].sum() > _text(draw(found, NAMES), draw(found, NAMES, labels=False))[outside].sum()
+    )
+
+
+def test_what_has_no_track_gets_a_color_that_no_neighbor_has():
+    image, semantic, instance = _checkers(2)
+    tracked = _instances([1] * 4, track_id=[5, 0, 0, 5])
+    colors = _middles(visualize.overlay(image, semantic, instance, tracked, alpha=1.0), 2)
+    np.testing.assert_array_equal(colors[0], visualize.palette(6)[5])
+    assert np.abs(colors[1] - colors[0]).sum() >= 150
+    assert np.abs(colors[2] - colors[0]).sum() >= 150
+    assert colors[1].max() > 100
 
 
 def test_crowded_and_small_images_have_no_text():
