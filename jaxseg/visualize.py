@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Integer, UInt8, UInt16
 
-from jaxseg.types import IGNORED, ClassList, Instances
+from jaxseg.types import IGNORED, ClassList, Instances, Outputs, Segmentation
 
 GOLDEN = 0.6180339887498949
 """Hues this far apart on the color circle never come close to repeating soon."""
@@ -31,8 +31,18 @@ SMALL = 160
 STEP = 4
 """Pixels between the places that are tried for a text."""
 
+TAKEN = 255
+"""What a pixel under a text holds, where others are placed; objects that are named are fewer."""
+
 BAR = 3
 """Width of the colored bar before a text, pixels."""
+
+
+CELLS = 40
+"""Superpixels along the longer side of the part that is shown enlarged."""
+
+EDGE = (255, 224, 32)
+"""Color of the lines between superpixels."""
 
 
 def palette(n: int) -> UInt8[np.ndarray, "n 3"]:
@@ -343,7 +353,7 @@ def _name(
                 part = picture[y : y + ink.shape[0], x : x + ink.shape[1]]
                 part[...] = part * gain // 255 + ink
                 part[:, :BAR] = colors[i]
-                room[y // STEP : -(-(y + ink.shape[0]) // STEP), x // STEP : -(-(x + ink.shape[1]) // STEP)] = 0
+                room[y // STEP : -(-(y + ink.shape[0]) // STEP), x // STEP : -(-(x + ink.shape[1]) // STEP)] = TAKEN
                 break
 
 
@@ -353,7 +363,7 @@ def _place(
     """Where a plate covers most of object i, rather near the middle of its box; how much of the plate, y and x.
 
     Args:
-      room: every STEP-th pixel of the map of objects, less what is covered already.
+      room: every STEP-th pixel of the map of objects, TAKEN under a plate.
       i: the object.
       box: around it, in pixels.
       plate: (height, width), pixels.
@@ -366,13 +376,14 @@ def _place(
         stops.append(-(-max(high, start + side) // STEP))
         cells.append(-(-side // STEP))
         middle.append((low + high - side) / 2 / STEP)
-    own = (room[starts[0] : stops[0], starts[1] : stops[1]] == i).view(np.uint8)
-    if own.shape[0] < cells[0] or own.shape[1] < cells[1]:
+    part = room[starts[0] : stops[0], starts[1] : stops[1]]
+    if part.shape[0] < cells[0] or part.shape[1] < cells[1]:
         return 0.0, 0, 0  # The plate is larger than the picture.
-    sums = cv2.integral(own)
     (h, w), area = cells, cells[0] * cells[1]
+    own = np.where(part == TAKEN, np.float32(-area), part == i)
+    sums = cv2.integral(own)
     share = (sums[h:, w:] - sums[:-h, w:] - sums[h:, :-w] + sums[:-h, :-w]) / area
-    away = [abs(np.arange(n) + s - m) / c for n, s, m, c in zip(share.shape, starts, middle, own.shape, strict=True)]
+    away = [abs(np.arange(n) + s - m) / c for n, s, m, c in zip(share.shape, starts, middle, part.shape, strict=True)]
     y, x = np.unravel_index(np.argmax(share - 0.2 * (away[0][:, None] + away[1][None, :])), share.shape)
     top, left = ((int(at) + s) * STEP for at, s in zip((y, x), starts, strict=True))
     return float(share[y, x]), min(top, shape[0] - plate[0]), min(left, shape[1] - plate[1])
@@ -460,7 +471,7 @@ def heatmap(
 def superpixel_edges(
     image: UInt8[np.ndarray | Array, "H W 3"],
     ids: Integer[np.ndarray | Array, "H W"],
-    color: tuple[int, int, int] = (255, 224, 32),
+    color: tuple[int, int, int] = EDGE,
 ) -> UInt8[np.ndarray, "H W 3"]:
     """The image with a line one pixel wide wherever the superpixel changes.
 
@@ -474,6 +485,224 @@ def superpixel_edges(
     edges[:-1] = ids[1:] != ids[:-1]
     edges[:, :-1] |= ids[:, 1:] != ids[:, :-1]
     return np.where(edges[..., None], np.array(color, np.uint8), np.asarray(image))
+
+
+def embedding_colors(
+    embedding: Float[np.ndarray | Array, "h w d"], objects: Integer[np.ndarray | Array, "h w"] | None = None
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Embeddings projected to RGB: elements that are near one another have colors that are.
+
+    The colors' channels are the three directions along which the elements of objects differ most. Every object counts
+    the same, whatever its size. Turning, moving or scaling the space of embeddings changes no color.
+
+    Args:
+      embedding: embedding of each element; what is not finite reads as 0.
+      objects: 0, or the id of the object that owns the element. What is 0 is dimmed, and has no say in the choice of
+        directions; None, or a map without objects, is a map that one object fills.
+
+    References:
+      Milioto et al., ICRA 2019, figure 3, whose projection is random.
+    """
+    values = np.asarray(embedding, np.float64)
+    shape, values = values.shape[:2], np.nan_to_num(values, posinf=0.0, neginf=0.0).reshape(-1, values.shape[-1])
+    ids = np.ones(len(values), np.int64) if objects is None else np.asarray(objects, np.int64).ravel()
+    owned = ids > 0 if (ids > 0).any() else np.ones_like(ids, bool)
+    _, object_, size = np.unique(ids[owned], return_inverse=True, return_counts=True)
+    weights = 1.0 / size[object_] / len(size)
+    directions, middle = _principal(values[owned], weights)
+    projected = (values - middle) @ directions
+    low, high = _quantiles(projected[owned], weights, (0.02, 0.98))
+    # Directions of little extent are drawn so: noise in full color would read as a difference.
+    extent = np.maximum(high - low, 0.3 * (high - low).max())
+    scaled = np.clip(0.5 + (projected - (low + high) / 2) / np.where(extent > 0, extent, 1.0), 0.0, 1.0)
+    colors = 40.0 + 215.0 * scaled
+    colors[~owned] *= 0.35
+    return np.rint(colors).astype(np.uint8).reshape(*shape, 3)
+
+
+def _principal(
+    values: Float[np.ndarray, "n d"], weights: Float[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, "d 3"], Float[np.ndarray, " d"]]:
+    """Directions of the largest variance, those that are lacking 0, and the mean.
+
+    The long tail of the values along a direction is its positive side.
+    """
+    mean = weights @ values
+    centered = values - mean
+    _, vectors = np.linalg.eigh((centered * weights[:, None]).T @ centered)
+    directions = np.zeros((values.shape[1], 3))
+    found = vectors[:, ::-1][:, :3]
+    directions[:, : found.shape[1]] = found * np.where(weights @ (centered @ found) ** 3 < 0, -1.0, 1.0)
+    return directions, mean
+
+
+def _quantiles(
+    values: Float[np.ndarray, "n c"], weights: Float[np.ndarray, " n"], shares: tuple[float, float]
+) -> Float[np.ndarray, "2 c"]:
+    """Of each column the smallest value up to which this share of the weights lies."""
+    order = np.argsort(values, axis=0)
+    reached = np.cumsum(weights[order], axis=0)
+    first = [np.minimum((reached < share).sum(axis=0), len(values) - 1) for share in shares]
+    return np.take_along_axis(values, np.take_along_axis(order, np.stack(first), axis=0), axis=0)
+
+
+def marked(
+    image: UInt8[np.ndarray | Array, "H W 3"], points: Float[np.ndarray | Array, "n 2"]
+) -> UInt8[np.ndarray, "H W 3"]:
+    """The image with a ring around each point.
+
+    Args:
+      image: RGB.
+      points: (y, x), pixels.
+    """
+    picture = np.array(image, np.uint8)
+    radius = max(3, round(min(picture.shape[:2]) / 60))
+    for y, x in np.rint(np.asarray(points, np.float64) * 16).astype(int).tolist():
+        # Four bits of the numbers are fractions of a pixel.
+        cv2.circle(picture, (x, y), 16 * radius, (16, 16, 16), 3, cv2.LINE_AA, 4)
+        cv2.circle(picture, (x, y), 16 * radius, (255, 255, 255), 1, cv2.LINE_AA, 4)
+    return picture
+
+
+def views(
+    image: UInt8[np.ndarray | Array, "H W 3"],
+    found: Segmentation,
+    outputs: Outputs,
+    superpixels: Int[np.ndarray | Array, "H W"],
+    classes: ClassList,
+    *,
+    side: int = 768,
+) -> UInt8[np.ndarray, "_ _ 3"]:
+    """What the method did with an image, side by side: the paper's figures 3 to 5.
+
+    The image; superpixels of a part, enlarged; classes; the centers' confidence, with the found centers marked;
+    embeddings as RGB; objects. Of a network without centers, whose elements are squares, the second and fourth are left
+    out.
+
+    Args:
+      image: RGB.
+      found: the result, host arrays of the image's size.
+      outputs: of the network, on the grid.
+      superpixels: grid element (row * w + column) of each pixel.
+      classes: names, colors, and which classes are stuff.
+      side: pixels of the longer side of each view: smaller images are enlarged by whole factors up to it, larger ones
+        are shrunk.
+    """
+    image, superpixels = np.ascontiguousarray(image), np.asarray(superpixels)
+    whole = not np.isneginf(np.asarray(outputs.center)).all()
+    shape = _shown(image.shape[:2], side)
+    shown, semantic, instance, elements = (
+        _resized(np.asarray(array), shape) for array in (image, found.semantic, found.instance, superpixels)
+    )
+    rows = found.instances
+    window = _window(image.shape[:2], np.shape(outputs.center), rows)
+    embeddings = embedding_colors(
+        outputs.embedding, _owners(np.asarray(found.instance), superpixels, np.shape(outputs.center))
+    )
+    tiles = [
+        _titled(_framed(shown, image.shape, window) if whole else shown, "image"),
+        _titled(semantic_colors(semantic, shown, classes=classes), "classes", _legend(semantic, classes)),
+        _titled(embeddings.reshape(-1, 3)[elements], "embeddings as RGB"),
+        _titled(overlay(shown, semantic, instance, rows, classes), f"objects: {np.sum(rows.valid)}"),
+    ]
+    if whole:
+        part, cells = (_resized(array[window], shape) for array in (image, superpixels))
+        confidence = (0.5 + 0.5 * np.tanh(np.asarray(outputs.center, np.float64) / 2.0)).ravel()[elements]
+        heat = heatmap(confidence, shown, alpha=0.75)
+        centers = (np.asarray(rows.center)[np.asarray(rows.valid)] + 0.5) * np.divide(shape, image.shape[:2]) - 0.5
+        levels = [(f"{value:g}", heatmap(np.full((1, 1), value))[0, 0]) for value in (0.0, 0.5, 1.0)]
+        tiles.insert(1, _titled(superpixel_edges(part, cells), "superpixels of the part"))
+        tiles.insert(3, _titled(marked(heat, centers), "confidence of centers, found ones ringed", levels))
+    return _stacked(tiles, len(tiles) // 2)
+
+
+def _shown(shape: tuple[int, ...], side: int) -> tuple[int, int]:
+    """Size of an image of this one whose longer side is at most that; enlarged by whole factors only."""
+    longest = max(shape)
+    scale = side // longest if longest <= side else side / longest
+    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
+
+
+def _resized(array: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """An image or a map at another size: the nearest pixel, or the mean of those that a shrunk image joins."""
+    if array.ndim == 3 and array.shape[0] > shape[0]:
+        return cv2.resize(array, shape[::-1], interpolation=cv2.INTER_AREA)
+    y, x = (np.arange(n) * m // n for n, m in zip(shape, array.shape, strict=False))
+    return array[y[:, None], x]
+
+
+def _window(shape: tuple[int, ...], grid: tuple[int, ...], rows: Instances) -> tuple[slice, slice]:
+    """A part of an image, of its aspect and some superpixels long, around an object that it shows as a whole."""
+    share = min(1.0, CELLS / max(grid))
+    extent = [max(1, round(n * share)) for n in shape]
+    valid, area = np.asarray(rows.valid), np.asarray(rows.area)
+    chosen = np.argmin(np.where(valid, np.abs(np.log(np.maximum(area, 1) * 4 / np.prod(extent))), np.inf))
+    middle = np.asarray(rows.box)[chosen].reshape(2, 2).mean(axis=0) if valid.any() else np.divide(shape, 2)
+    starts = [int(np.clip(m - e / 2, 0, n - e)) for m, e, n in zip(middle, extent, shape, strict=True)]
+    y, x = (slice(start, start + e) for start, e in zip(starts, extent, strict=True))
+    return y, x
+
+
+def _framed(
+    shown: UInt8[np.ndarray, "H W 3"], shape: tuple[int, ...], window: tuple[slice, slice]
+) -> UInt8[np.ndarray, "H W 3"]:
+    """A resized image of that shape, with a line around a part of it."""
+    picture = shown.copy()
+    (y0, x0), (y1, x1) = (
+        [int(at * n / m) for at, n, m in zip(corner, shown.shape, shape, strict=False)]
+        for corner in ([part.start for part in window], [part.stop for part in window])
+    )
+    cv2.rectangle(picture, (x0, y0), (x1 - 1, y1 - 1), (16, 16, 16), 4)
+    cv2.rectangle(picture, (x0, y0), (x1 - 1, y1 - 1), EDGE, 2)
+    return picture
+
+
+def _owners(
+    instance: Integer[np.ndarray, "H W"], superpixels: Int[np.ndarray, "H W"], grid: tuple[int, ...]
+) -> Int[np.ndarray, "h w"]:
+    """Object of each grid element: that of a pixel of its superpixel."""
+    owners = np.zeros(grid, np.int64)
+    owners.reshape(-1)[superpixels] = instance
+    return owners
+
+
+def _legend(semantic: UInt8[np.ndarray, "H W"], classes: ClassList) -> list[tuple[str, np.ndarray]]:
+    """Names and colors of the classes of a map, the largest first."""
+    counts = np.bincount(semantic.ravel(), minlength=256)
+    ids = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i] and 0 < i < len(classes)]
+    colors = class_colors(classes)
+    return [(classes.names[i], colors[i]) for i in ids]
+
+
+def _titled(
+    picture: UInt8[np.ndarray, "H W 3"], title: str, legend: Sequence[tuple[str, np.ndarray]] = ()
+) -> UInt8[np.ndarray, "_ W 3"]:
+    """A picture under its title and as much of its legend as there is room for."""
+    size = max(12, round(max(picture.shape) / 48))
+    bar = np.full((2 * size, picture.shape[1], 3), 24, np.uint8)
+    x = _write(bar, title, size, size // 2)
+    for name, color in legend:
+        if x + 2 * size + _letters(name, size).shape[1] > bar.shape[1]:
+            break
+        bar[size // 2 : -(size // 2), x + size : x + 2 * size - 2] = color
+        x = _write(bar, name, size, x + 2 * size + 2)
+    return np.concatenate([bar, picture])
+
+
+def _write(bar: UInt8[np.ndarray, "h w 3"], text: str, size: int, x: int) -> int:
+    """Writes light text into the middle of a dark bar, from x on; where it ends."""
+    ink = _letters(text, size)[:, : bar.shape[1] - x]
+    y = (bar.shape[0] - ink.shape[0]) // 2
+    part = bar[y : y + ink.shape[0], x : x + ink.shape[1]]
+    np.maximum(part, (ink * 0.94).astype(np.uint8)[..., None], out=part)
+    return x + ink.shape[1]
+
+
+def _stacked(tiles: Sequence[UInt8[np.ndarray, "h w 3"]], columns: int) -> UInt8[np.ndarray, "_ _ 3"]:
+    """Pictures of one size in rows, on a dark ground."""
+    padded = [np.pad(tile, ((0, 8), (0, 8), (0, 0)), constant_values=24) for tile in tiles]
+    rows = [np.concatenate(padded[i : i + columns], axis=1) for i in range(0, len(padded), columns)]
+    return np.concatenate(rows)[:-8, :-8]
 
 
 def side_by_side(
