@@ -58,6 +58,7 @@ def _dispatch(argv: Sequence[str]) -> int | None:
         "train": (train, "train a network, or go on training it"),
         "eval": (evaluate, "measure a trained network and write a report"),
         "predict": (predict, "segment images, videos and what cameras see"),
+        "look": (look, "show what the method does with images"),
         "data": (data, "prepare, check or show a data set"),
         "weights": (weights, "import an encoder's weights, or show what they are"),
         "superpixels": (superpixels, "what superpixels of each size and compactness cost"),
@@ -152,6 +153,25 @@ def predict(argv: Sequence[str]) -> int:
 
     workdir = storage.folder(known.model)
     return app.predict(workdir, known.inputs, known.output, known.video, known.view, known.best)
+
+
+def look(argv: Sequence[str]) -> int:
+    """``--model DIR INPUT... --output DIR [--best]``."""
+    parser = _Parser(
+        "jaxseg look", description="Draws superpixels, classes, centers, embeddings and objects of each image."
+    )
+    parser.add_argument("--model", required=True, help="work directory of a run")
+    parser.add_argument("--output", type=Path, required=True, help="folder for pictures")
+    parser.add_argument(
+        "--best", action="store_true", help="the best checkpoint that training measured, not the latest"
+    )
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="image, video, folder or glob")
+    known = parser.parse_args(argv)
+    _prepare()
+    from jaxseg.apps import look as app
+    from jaxseg.train import storage
+
+    return app.write(storage.folder(known.model), known.inputs, known.output, known.best)
 
 
 DATA = {

@@ -2,12 +2,13 @@
 
 import functools
 
+import jax
 import numpy as np
 import pytest
 from skimage.color import rgb2lab
 
 from jaxseg import visualize
-from jaxseg.types import ClassList, Instances
+from jaxseg.types import ClassList, Instances, Outputs, Segmentation
 
 NAMES = ClassList(("background", "person", "car"))
 
@@ -210,6 +211,130 @@ def test_superpixel_edges_lie_where_ids_change():
     picture = visualize.superpixel_edges(np.zeros((5, 12, 3), np.uint8), ids, (1, 2, 3))
     assert np.flatnonzero(picture[0].any(-1)).tolist() == [3, 7]
     assert (picture[:, 3] == [1, 2, 3]).all()
+
+
+def _clusters(seed=0, dimensions=8):
+    """A grid of four objects on background, each with an embedding of its own, and the objects."""
+    rng = np.random.default_rng(seed)
+    objects = np.zeros((12, 16), int)
+    objects[1:5, 1:6], objects[6:11, 2:4], objects[2:4, 9:15], objects[7:8, 10:11] = 1, 2, 3, 9
+    return rng.normal(size=(10, dimensions))[objects], objects
+
+
+def test_equal_embeddings_have_equal_colors_and_others_do_not():
+    embedding, objects = _clusters()
+    colors = visualize.embedding_colors(embedding, objects).astype(int)
+    assert colors.shape == (12, 16, 3)
+    each = np.array([np.unique(colors[objects == i], axis=0) for i in (1, 2, 3, 9)])
+    assert each.shape == (4, 1, 3), "one color an object"
+    distance = np.abs(each - each[:, 0]).sum(-1) + 1000 * np.eye(4)
+    assert distance.min() >= 100
+    assert colors[objects > 0].max(-1).min() > colors[objects == 0].max()
+
+
+@pytest.mark.parametrize("owned", [True, False])
+def test_the_frame_of_reference_of_embeddings_does_not_matter(owned):
+    embedding, objects = _clusters()
+    rng = np.random.default_rng(1)
+    embedding += 0.1 * rng.normal(size=embedding.shape)
+    turn, _ = np.linalg.qr(rng.normal(size=(8, 8)))
+    moved = 7.0 * embedding @ turn + rng.normal(size=8)
+    one, other = (visualize.embedding_colors(e, objects if owned else None) for e in (embedding, moved))
+    assert np.abs(one.astype(int) - other).max() <= 1
+
+
+def test_large_objects_do_not_outweigh_small_ones():
+    """The grid with every element of one object repeated has the same colors."""
+    embedding, objects = _clusters()
+    rows = np.repeat(np.arange(12), np.where(np.arange(12) < 5, 4, 1))
+    colors = visualize.embedding_colors(embedding, objects)
+    np.testing.assert_allclose(visualize.embedding_colors(embedding[rows], objects[rows]), colors[rows], atol=1)
+
+
+def test_embeddings_of_few_dimensions_or_without_values():
+    for dimensions in (1, 2):
+        colors = visualize.embedding_colors(*_clusters(dimensions=dimensions))
+        assert len(np.unique(colors.reshape(-1, 3), axis=0)) == 5
+    assert len(np.unique(visualize.embedding_colors(np.ones((4, 5, 8))))) == 1
+    embedding, objects = _clusters()
+    embedding[0, 0], embedding[2, 2] = np.nan, np.inf
+    assert visualize.embedding_colors(embedding, objects).shape == (12, 16, 3)
+
+
+def test_points_are_ringed():
+    picture = visualize.marked(np.full((240, 240, 3), 90, np.uint8), np.array([[60.0, 60.0], [0.0, 239.0]]))
+    assert (picture[60, 60] == 90).all()
+    assert (picture[60, 64] > 200).all()
+    assert (picture[4, 239] > 200).all()
+    assert (picture[100:] == 90).all()
+
+
+def _method(size, grid, centers=True):
+    """A result of two objects, the outputs of a network, and superpixels that are squares."""
+    instance = np.zeros(size, np.uint16)
+    instance[: size[0] // 2, : size[1] // 2], instance[-(size[0] // 4) :, -(size[1] // 4) :] = 1, 2
+    rows = _instances([1, 2])
+    middles = [np.argwhere(instance == i).mean(0) for i in (1, 2)]
+    box = [[0, 0, size[0] // 2, size[1] // 2], [*np.subtract(size, np.floor_divide(size, 4)), *size]]
+    rows = rows.replace(center=np.array(middles), box=np.array(box), area=np.bincount(instance.ravel())[1:])
+    found = Segmentation(instance.astype(np.uint8), instance, rows, np.zeros((), int))
+    rng = np.random.default_rng(0)
+    center = np.full(grid, -np.inf) if not centers else rng.normal(size=grid)
+    outputs = Outputs(np.zeros((*grid, 3)), rng.normal(size=(*grid, 4)), center)
+    y, x = (np.arange(n) * g // n for n, g in zip(size, grid, strict=True))
+    return found, outputs, y[:, None] * grid[1] + x[None]
+
+
+@pytest.mark.parametrize(
+    ("size", "grid", "side", "view"),
+    [
+        ((128, 256), (32, 64), 768, (384, 768)),  # Enlarged by whole factors ...
+        ((100, 70), (28, 20), 250, (200, 140)),
+        ((512, 1024), (128, 256), 256, (128, 256)),  # ... shrunk by any.
+    ],
+)
+def test_views_are_one_picture_of_six(size, grid, side, view):
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    before = image.copy()
+    picture = visualize.views(image, *_method(size, grid), NAMES, side=side)
+    bar = 2 * max(12, round(max(view) / 48))
+    assert picture.shape == (2 * (bar + view[0]) + 8, 3 * view[1] + 16, 3)
+    np.testing.assert_array_equal(image, before)
+    for row in (0, 1):
+        for column in range(3):
+            top, left = row * (bar + view[0] + 8), column * (view[1] + 8)
+            assert (picture[top : top + bar, left : left + 30] > 150).any(), "a title"
+            assert len(np.unique(picture[top + bar : top + bar + view[0], left : left + view[1]])) > 1
+
+
+def test_views_without_centers_and_superpixels():
+    image = np.full((40, 60, 3), 90, np.uint8)
+    picture = visualize.views(image, *_method((40, 60), (10, 15), centers=False), NAMES, side=60)
+    assert picture.shape == (2 * (24 + 40) + 8, 2 * 60 + 8, 3)
+    np.testing.assert_array_equal(picture[24:64, :60], image)
+
+
+def test_views_mark_the_centers_that_were_found():
+    image = np.full((120, 240, 3), 90, np.uint8)
+    found, outputs, superpixels = _method((120, 240), (30, 60))
+    none = found.replace(instances=found.instances.replace(valid=np.zeros(2, bool)))
+    draw = [visualize.views(image, result, outputs, superpixels, NAMES, side=480) for result in (found, none)]
+    changed = (draw[0] != draw[1]).any(-1)[24 + 240 + 8 + 24 :, :480]
+    middles = 2 * found.instances.center
+    assert changed.any()
+    y, x = np.nonzero(changed)
+    away = np.hypot(y[:, None] - middles[:, 0], x[:, None] - middles[:, 1])
+    assert away.min(1).max() < 12
+    assert set(away.argmin(1)) == {0, 1}
+
+
+def test_views_of_nothing():
+    """No object, and a confidence that is certain: nothing divides by zero, nothing overflows."""
+    image = np.full((40, 60, 3), 90, np.uint8)
+    found, outputs, superpixels = _method((40, 60), (10, 15))
+    found = jax.tree.map(np.zeros_like, found)
+    outputs = outputs.replace(center=np.full((10, 15), -1e4), embedding=np.zeros((10, 15, 4)))
+    assert visualize.views(image, found, outputs, superpixels, NAMES, side=60).shape[1] == 3 * 60 + 16
 
 
 def test_side_by_side_places_images_under_titles():
