@@ -118,10 +118,7 @@ def scene(rng: np.random.Generator, size: tuple[int, int], classes: int = len(CL
     Raises:
       ValueError: if size or classes is out of its range.
     """
-    if min(size) < 32:
-        raise ValueError(f"`size` must be at least 32 x 32: got {size[0]} x {size[1]}.")
-    if not 1 <= classes <= len(CLASSES):
-        raise ValueError(f"`classes` must be 1 to {len(CLASSES)}: got {classes}.")
+    check(size, classes)
     horizon = rng.uniform(0.15, 0.45) * size[0]
     shapes = _place(rng, size, classes, horizon)
     patch = _ignored_patch(rng, size)
@@ -143,18 +140,42 @@ def scene(rng: np.random.Generator, size: tuple[int, int], classes: int = len(CL
     return Example(image=drawing.expose(image, camera, noise), semantic=semantic, instance=instance)
 
 
+def check(size: tuple[int, int], classes: int) -> None:
+    """Refuses what cannot be drawn.
+
+    Args:
+      size: (height, width) in pixels, each at least 32.
+      classes: how many of ``CLASSES`` occur, 1 to 8.
+
+    Raises:
+      ValueError: if one is out of its range.
+    """
+    if min(size) < 32:
+        raise ValueError(f"`size` must be at least 32 x 32: got {size[0]} x {size[1]}.")
+    if not 1 <= classes <= len(CLASSES):
+        raise ValueError(f"`classes` must be 1 to {len(CLASSES)}: got {classes}.")
+
+
 def _place(rng: np.random.Generator, size: tuple[int, int], classes: int, horizon: float) -> list[Shape]:
     """Objects from the horizon to the viewer; some have a twin of their class right beside them."""
     shapes: list[Shape] = []
     wanted = int(rng.integers(1, MOST_OBJECTS + 1))
     while len(shapes) < wanted:
-        shapes.append(_random_shape(rng, size, classes, horizon))
+        shapes.append(random_shape(rng, size, classes, horizon))
         if len(shapes) < wanted and rng.random() < TOUCHING:
             shapes.append(_beside(rng, shapes[-1], size))
     return sorted(shapes, key=lambda shape: shape.center[0] + shape.size / 2)
 
 
-def _random_shape(rng: np.random.Generator, size: tuple[int, int], classes: int, horizon: float) -> Shape:
+def random_shape(rng: np.random.Generator, size: tuple[int, int], classes: int, horizon: float) -> Shape:
+    """A shape that stands somewhere between the horizon and the viewer; the nearer, the larger.
+
+    Args:
+      rng: source of all randomness.
+      size: (height, width) of the image in pixels.
+      classes: how many of ``CLASSES`` occur.
+      horizon: row, in pixels.
+    """
     near = rng.random() ** 1.3
     y = horizon + near * (0.95 * size[0] - horizon)
     extent = (SMALLEST + near * 0.7 * (LARGEST - SMALLEST)) * np.exp(rng.normal(0, 0.35))
