@@ -596,11 +596,12 @@ def views(
     )
     rows = found.instances
     window = _window(image.shape[:2], np.shape(outputs.center), rows)
+    enlarged = image[window].shape != image.shape
     embeddings = embedding_colors(
         outputs.embedding, _owners(np.asarray(found.instance), superpixels, np.shape(outputs.center))
     )
     tiles = [
-        _titled(_framed(shown, image.shape, window) if whole else shown, "image"),
+        _titled(_framed(shown, image.shape, window) if whole and enlarged else shown, "image"),
         _titled(semantic_colors(semantic, shown, classes=classes), "classes", _legend(semantic, classes)),
         _titled(embeddings.reshape(-1, 3)[elements], "embeddings as RGB"),
         _titled(overlay(shown, semantic, instance, rows, classes), f"objects: {np.sum(rows.valid)}"),
@@ -611,7 +612,9 @@ def views(
         heat = heatmap(confidence, shown, alpha=0.75)
         centers = (np.asarray(rows.center)[np.asarray(rows.valid)] + 0.5) * np.divide(shape, image.shape[:2]) - 0.5
         levels = [(f"{value:g}", heatmap(np.full((1, 1), value))[0, 0]) for value in (0.0, 0.5, 1.0)]
-        tiles.insert(1, _titled(superpixel_edges(part, cells), "superpixels of the part"))
+        tiles.insert(
+            1, _titled(superpixel_edges(part, cells), "superpixels of the part" if enlarged else "superpixels")
+        )
         tiles.insert(3, _titled(marked(heat, centers), "confidence of centers, found ones ringed", levels))
     return _stacked(tiles, len(tiles) // 2)
 

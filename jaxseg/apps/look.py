@@ -64,20 +64,18 @@ def write(workdir: storage.Folder, inputs: Sequence[str], output: Path, best: bo
     files.require_writable(output)
     trained = model.load(workdir, best=best)
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    counts = [source.count for source in sources]
-    total = None if None in counts else sum(count or 0 for count in counts)
-    for frame in track(_frames(sources, problems, console), "look", total, console=console):
-        files.write_image(output / f"{frame.name}_look.png", look(trained, frame.pixels))
+    for problem in problems:
+        console.print(f"jaxseg: {problem}", markup=False)
+    for source in track(sources, "look", console=console):
+        for frame in _frames(source, problems, console):
+            files.write_image(output / f"{frame.name}_look.png", look(trained, frame.pixels))
     return 2 if problems else 0
 
 
-def _frames(sources: Sequence[reading.Source], problems: list[str], console: Console) -> Iterator[reading.Frame]:
-    """All frames in order; what cannot be read is reported, and added to the problems."""
-    for problem in problems:
-        console.print(f"jaxseg: {problem}", markup=False)
-    for source in sources:
-        try:
-            yield from source.frames()
-        except config.UserError as error:
-            problems.append(str(error))
-            console.print(f"jaxseg: {error}", markup=False)
+def _frames(source: reading.Source, problems: list[str], console: Console) -> Iterator[reading.Frame]:
+    """The frames of an input; what cannot be read is reported, and added to the problems."""
+    try:
+        yield from source.frames()
+    except config.UserError as error:
+        problems.append(str(error))
+        console.print(f"jaxseg: {error}", markup=False)
