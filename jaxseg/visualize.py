@@ -199,7 +199,8 @@ def _object_colors(objects: _Objects, instances: Instances | None) -> UInt8[np.n
     choices, neighbors = _choices(-(-(count + 24) // 256) * 256), _neighbors(objects.rank, count)
     chosen = [tuple(color) for color in colors.tolist()]
     for i in np.flatnonzero(tracks[1:] == 0) + 1:
-        rivals = [chosen[j] for j in neighbors[i] if j < i or tracks[j]]
+        # Among more than these, no color could be far from all.
+        rivals = [chosen[j] for j in neighbors[i] if j < i or tracks[j]][:16]
         chosen[i] = _unlike(choices[i : i + 24], rivals)
     return np.array(chosen, np.uint8)
 
@@ -222,7 +223,8 @@ def _unlike(options: Sequence[tuple[int, ...]], rivals: Sequence[tuple[int, ...]
 
 def _neighbors(index: UInt8[np.ndarray, "H W"] | UInt16[np.ndarray, "H W"], count: int) -> list[set[int]]:
     """For each object the objects within a few pixels of it, along rows and columns of a coarser map."""
-    coarse = index[:: (stride := max(1, round(min(index.shape) / 120))), ::stride]
+    stride = max(1, round(min(index.shape) / 120))
+    coarse = index[::stride, ::stride]
     found = []
     for step in (1, 2):
         for a, b in ((coarse[step:], coarse[:-step]), (coarse[:, step:], coarse[:, :-step])):
@@ -320,7 +322,8 @@ def _texts(
     with_ids: bool,
 ) -> list[tuple[str, str]]:
     """What to write on each object: class and track (or id), and its score in percent, where there are such."""
-    numbers = np.where((tracks := _tracks(ids, instances)) > 0, tracks, ids if with_ids else 0)
+    tracks = _tracks(ids, instances)
+    numbers = np.where(tracks > 0, tracks, ids if with_ids else 0)
     names = [class_names[c] if c < len(class_names) else f"class {c}" for c in class_id]
     names = [f"{name} #{number}" if number else name for name, number in zip(names, numbers, strict=True)]
     if instances is None:
