@@ -329,7 +329,7 @@ def _texts(
     if instances is None:
         return [(name, "") for name in names]
     score = np.concatenate([[0.0], np.asarray(instances.score, np.float64)])[ids]
-    return [(name, f" {100 * value:.0f}%") for name, value in zip(names, score, strict=True)]
+    return [(name, f"{100 * value:.0f}%") for name, value in zip(names, score, strict=True)]
 
 
 def _name(
@@ -393,9 +393,15 @@ def _place(
 
 
 def _plate(parts: Sequence[str], size: int) -> tuple[UInt16[np.ndarray, "h w 1"], UInt16[np.ndarray, "h w 1"]]:
-    """Light text on a dark plate: what a pixel under it is multiplied with (over 255), and what is added then."""
-    text = np.concatenate([_letters(part, size) for part in parts if part], axis=1)
-    ink = np.pad(text, ((2, 2), (BAR + 2, 3))).astype(np.uint16)[..., None]
+    """Light text on a dark plate: what a pixel under it is multiplied with (over 255), and what is added then.
+
+    Spaces alone would not keep a score apart from the number before it.
+    """
+    letters = [_letters(part, size) for part in parts if part]
+    starts = np.cumsum([BAR + 2, *(piece.shape[1] + size // 2 for piece in letters)]).tolist()
+    ink = np.zeros((letters[0].shape[0] + 4, starts[-1] - size // 2 + 3, 1), np.uint16)
+    for x, piece in zip(starts[:-1], letters, strict=True):
+        ink[2:-2, x : x + piece.shape[1], 0] = piece
     return (255 - ink) * 100 // 255, ink
 
 
