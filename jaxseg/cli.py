@@ -57,8 +57,13 @@ def _dispatch(argv: Sequence[str]) -> int | None:
     commands = {
         "train": (train, "train a network, or go on training it"),
         "eval": (evaluate, "measure a trained network and write a report"),
+<<<<<<< HEAD
         "predict": (predict, "segment images, folders or globs"),
         "export": (export, "write a trained network as one file, for programs that know JAX alone"),
+=======
+        "predict": (predict, "segment images, videos and what cameras see"),
+        "look": (look, "show what the method does with images"),
+>>>>>>> 559b291aed9ca1f66f5aad51d8412c978b12c003
         "data": (data, "prepare, check or show a data set"),
         "weights": (weights, "import an encoder's weights, or show what they are"),
         "superpixels": (superpixels, "what superpixels of each size and compactness cost"),
@@ -136,20 +141,42 @@ def evaluate(argv: Sequence[str]) -> None:
 
 
 def predict(argv: Sequence[str]) -> int:
-    """``--model DIR INPUT... --output DIR [--best]``."""
-    parser = _Parser("jaxseg predict", description="Writes masks, overlay and a list of objects for each image.")
+    """``--model DIR INPUT... [--output DIR] [--video FILE] [--view] [--best]``."""
+    parser = _Parser("jaxseg predict", description="Segments images, videos and what cameras see.")
     parser.add_argument("--model", required=True, help="work directory of a run")
-    parser.add_argument("--output", type=Path, required=True, help="folder for results")
+    parser.add_argument("--output", type=Path, help="folder for overlay, masks and list of objects of each frame")
+    parser.add_argument("--video", type=Path, help="file for the overlays: .mp4, .mov, .mkv, .webp or .gif")
+    parser.add_argument("--view", action="store_true", help="show the overlays in a window; q ends")
     parser.add_argument(
         "--best", action="store_true", help="the best checkpoint that training measured, not the latest"
     )
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="image, folder or glob")
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="image, video, folder, glob, or number of a camera")
     known = parser.parse_args(argv)
     _prepare()
     from jaxseg.apps import predict as app
     from jaxseg.train import storage
 
-    return app.predict(storage.folder(known.model), known.inputs, known.output, known.best)
+    workdir = storage.folder(known.model)
+    return app.predict(workdir, known.inputs, known.output, known.video, known.view, known.best)
+
+
+def look(argv: Sequence[str]) -> int:
+    """``--model DIR INPUT... --output DIR [--best]``."""
+    parser = _Parser(
+        "jaxseg look", description="Draws superpixels, classes, centers, embeddings and objects of each image."
+    )
+    parser.add_argument("--model", required=True, help="work directory of a run")
+    parser.add_argument("--output", type=Path, required=True, help="folder for pictures")
+    parser.add_argument(
+        "--best", action="store_true", help="the best checkpoint that training measured, not the latest"
+    )
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="image, video, folder or glob")
+    known = parser.parse_args(argv)
+    _prepare()
+    from jaxseg.apps import look as app
+    from jaxseg.train import storage
+
+    return app.write(storage.folder(known.model), known.inputs, known.output, known.best)
 
 
 def export(argv: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
 """Frame to finished masks: superpixels, network, grouping and upsampling, in one XLA program.
 
 `segment` is the whole inference; `finish` is its part after the network, for one image, so that an oracle can stand in
-for any head.
+for any head. `anatomy` also gives what lies between.
 """
 
 import functools
@@ -98,11 +98,60 @@ def segment(
         single = segment(network, variables, frames[None], capacity, thresholds)
         return jax.tree.map(lambda x: x[0], single)
     plan = geometry((frames.shape[1], frames.shape[2]), capacity)
+    outputs, assignment = _predicted(network, variables, frames, plan, capacity, thresholds)
+    return each(lambda o, a: finish(o, a, plan, capacity, thresholds), outputs, assignment)
+
+
+def _predicted(
+    network: nn.Module,
+    variables: dict,
+    frames: UInt8[Array, "b H W 3"],
+    plan: Geometry,
+    capacity: Capacity,
+    thresholds: Thresholds,
+) -> tuple[Any, UInt8[Array, "b H_canvas W_canvas"]]:
+    """The `Outputs` on the grid, and the superpixels of the canvas."""
     images, canvases = inputs(frames, plan)
     outputs = network.apply(variables, images, train=False)
     with jax.named_scope("superpixels"):
         assignment = each(lambda canvas: assign(canvas, plan, capacity, thresholds), canvases)
-    return each(lambda o, a: finish(o, a, plan, capacity, thresholds), outputs, assignment)
+    return outputs, assignment
+
+
+class Anatomy(NamedTuple):
+    """What the method did with a frame (or, with a leading axis everywhere, a batch).
+
+    Attributes:
+      found: the result.
+      outputs: what the network predicted, on the grid.
+      superpixels: grid element (row * w + column) that each pixel of the frame belongs to.
+    """
+
+    found: Segmentation
+    outputs: Outputs
+    superpixels: Int[Array, "*b H W"]
+
+
+def anatomy(
+    network: nn.Module,
+    variables: dict,
+    frames: UInt8[Array, "*b H W 3"],
+    capacity: Capacity,
+    thresholds: Thresholds,
+) -> Anatomy:
+    """`segment`, and what it made the result of. Arguments are those of `segment`.
+
+    Superpixels have the frame's size, as masks do, whatever canvas they were computed on. The all-to-all baseline has
+    square cells in their place.
+    """
+    if frames.ndim == 3:
+        single = anatomy(network, variables, frames[None], capacity, thresholds)
+        return jax.tree.map(lambda x: x[0], single)
+    plan = geometry((frames.shape[1], frames.shape[2]), capacity)
+    outputs, assignment = _predicted(network, variables, frames, plan, capacity, thresholds)
+    found = each(lambda o, a: finish(o, a, plan, capacity, thresholds), outputs, assignment)
+    elements = each(lambda a: _on_frame(superpixels.ids(a, plan.cell), plan), assignment)
+    return Anatomy(found, outputs, elements)
 
 
 def each(run: Callable[..., T], *batches: Any) -> T:
@@ -303,10 +352,14 @@ def _enlarged(
         # Two narrow maps: of a packed one, XLA would compute all of it for each half that is taken out.
         semantic = superpixels.upsample(groups.classes.astype(jnp.uint8), assignment, plan.cell)
         instance = superpixels.upsample(groups.ids.astype(jnp.uint16), assignment, plan.cell)
+    return _on_frame(semantic, plan), _on_frame(instance, plan)
+
+
+def _on_frame(canvas: Integer[Array, "H W"], plan: Geometry) -> Integer[Array, "H_frame W_frame"]:
+    """A map of the canvas at the frame's size: resized with it, or less the padding."""
     if plan.resized:
-        return jax.image.resize(semantic, plan.frame, "nearest"), jax.image.resize(instance, plan.frame, "nearest")
-    height, width = plan.frame
-    return semantic[:height, :width], instance[:height, :width]
+        return jax.image.resize(canvas, plan.frame, "nearest")
+    return canvas[: plan.frame[0], : plan.frame[1]]
 
 
 def _ceil(value: int, divisor: int) -> int:

@@ -29,7 +29,7 @@ def _commands() -> list[tuple[str, str]]:
 def test_a_documented_command_is_understood(page, line):
     words = shlex.split(line.split("#")[0].replace("FOLDER", "x"))
     if words[0] == "jaxseg":
-        assert words[1] in ("data", "predict", "export", "benchmark", "superpixels", "train", "eval", "weights")
+        assert words[1] in ("data", "predict", "look", "export", "benchmark", "superpixels", "train", "eval", "weights")
     settings = config.Config()
     if "--config" in words:
         settings = cli.read_config(ROOT / words[words.index("--config") + 1])
@@ -42,7 +42,7 @@ def test_a_documented_command_is_understood(page, line):
         else:
             rest.append(words[i])
             i += 1
-    cli.override(settings, [] if words[1] in ("predict", "export", "weights") else rest)
+    cli.override(settings, [] if words[1] in ("predict", "look", "export", "weights") else rest)
 
 
 def test_pages_name_files_that_exist():

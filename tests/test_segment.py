@@ -237,3 +237,18 @@ def test_stuff_is_predicted_and_belongs_to_no_object():
     assert set(np.asarray(groups.peaks.class_id)[np.asarray(groups.peaks.valid)]) == {1, 3}
     # What is no stuff is grouped as before.
     np.testing.assert_array_equal(np.asarray(groups.ids)[classes != 2] > 0, np.asarray(free.ids)[classes != 2] > 0)
+
+
+@pytest.mark.parametrize("size", [(45, 61), (96, 128), (50, 75)])
+def test_the_anatomy_is_what_the_result_was_made_of(tiny, size):
+    """Each pixel has the class of its superpixel's grid element, whether the canvas was padded, enlarged or resized."""
+    network, variables = tiny
+    capacity = Capacity(6, 4, None if size == (45, 61) else (48, 64), 16)
+    take_apart = jax.jit(segment.anatomy, static_argnums=(0, 3))
+    parts = jax.device_get(take_apart(network, variables, frame(3, size), capacity, THRESHOLDS))
+    whole = segment.jitted(network, variables, frame(3, size), capacity, THRESHOLDS)
+    np.testing.assert_array_equal(parts.found.instance, whole.instance)
+    assert parts.superpixels.shape == size
+    classes = parts.outputs.semantic.argmax(-1)
+    assert len(np.unique(classes)) > 1
+    np.testing.assert_array_equal(classes.ravel()[parts.superpixels], whole.semantic)

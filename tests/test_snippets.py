@@ -1,9 +1,9 @@
 """Every Python snippet of the pages runs, prints what the page says, and quick commands are really given.
 
 Snippets of a page share one namespace, in their order, which begins with `frame`, a picture. They run in a folder
-that holds what the pages name: runs/demo and runs/mine (tiny networks), mydata, photo.jpg, more_photos, video.mp4, and
-a tiny stand-in for each config. A line ``print(...)  # text`` must print that text. What cannot run has the comment
-``<!-- not run: reason -->`` right before its block.
+that holds what the pages name: runs/demo and runs/mine (tiny networks), mydata, mine.jaxseg, photo.jpg, more_photos,
+video.mp4, and a tiny stand-in for each config. A line ``print(...)  # text`` must print that text. What cannot run has
+the comment ``<!-- not run: reason -->`` right before its block.
 """
 
 import contextlib
@@ -158,6 +158,7 @@ def place(tmp_path_factory):
     (folder / "mydata" / "classes.json").write_text(json.dumps(["person", "car"]))
     with contextlib.chdir(folder):
         cli.train(["--config", "configs/own.py", "--data.root", "mydata", "--workdir", "runs/mine"])
+        cli.export(["--model", "runs/mine", "--output", "mine.jaxseg", "--frame", "480", "640"])
     shutil.copytree(folder / "runs" / "mine", folder / "runs" / "demo")
     return folder
 

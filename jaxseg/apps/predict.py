@@ -1,96 +1,298 @@
-"""Prediction: images, folders and globs in; overlay, two maps and a list of objects out, for each."""
+"""Prediction: images, videos and cameras in; overlays, maps and lists of objects, a video, a window out.
 
-from collections.abc import Iterator, Sequence
+Frames are read and brought to the device ahead, in a thread. The model is called on the next frame before the last one
+is fetched, so that the device is never without work; fetching, drawing and PNGs have threads of their own, and so has
+the video, whose pictures keep their order. All queues are short: whoever is slowest sets the pace.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import importlib
+import os
+import time
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from rich import progress
 from rich.console import Console
-from rich.progress import track
+from rich.text import Text
 
-from jaxseg import config, visualize
-from jaxseg.apps import files, model
+from jaxseg import config, runtime, visualize
+from jaxseg.apps import files, films, model
 from jaxseg.apps import inputs as reading
+from jaxseg.apps.window import Window
 from jaxseg.train import storage
 from jaxseg.types import ClassList, Segmentation
 
+T = TypeVar("T")
 
-def predict(workdir: storage.Folder, inputs: Sequence[str], output: Path, best: bool = False) -> int:
-    """Segments every input and writes four files for each.
+AHEAD = 2
+"""Frames that are read before they are needed."""
+
+WORKERS = min(os.cpu_count() or 1, 8)
+"""Threads that draw and write."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Item:
+    """A frame on its way: where it came from, and its copy on the device."""
+
+    source: reading.Source
+    frame: reading.Frame
+    placed: jax.Array
+
+
+def predict(
+    workdir: storage.Folder,
+    inputs: Sequence[str],
+    output: Path | None = None,
+    video: Path | None = None,
+    view: bool = False,
+    best: bool = False,
+) -> int:
+    """Segments every frame of every input.
 
     Args:
       workdir: folder of a run.
-      inputs: images, folders, globs.
-      output: folder for NAME_overlay.png, NAME_semantic.png, NAME_instance.png and NAME.json.
+      inputs: images, videos, folders and globs of them, numbers of cameras.
+      output: folder for NAME_overlay.png, NAME_semantic.png, NAME_instance.png and NAME.json of each frame.
+      video: file for the overlays of all frames, see `films.film`.
+      view: whether to show the overlays in a window.
       best: the best of the states that training measured, instead of the latest.
 
     Returns:
-      0, or 2 where an input could not be read; the others are written all the same.
+      0; 2 where an input or a frame could not be read, all others being written; 130 where Ctrl-C came before the end,
+      which a camera does not have. What was finished by then is kept.
 
     Raises:
-      UserError: no usable run, no input at all, or a folder that cannot be written.
+      UserError: nothing asked for, no usable run, no input at all, no screen, or a result that cannot be written.
     """
-    found = [(text, reading.paths(text)) for text in inputs]
-    remedy = "Give an image, a folder of images or a glob."
-    empty = [f"{text} holds no image. {remedy}" for text, its in found if not its]
-    paths = [path for _, its in found for path in its]
-    if not paths:
-        raise config.UserError(empty[0])
-    trained = model.load(workdir, best=best)
-    files.require_writable(output)
-    failed, console = len(empty), Console(stderr=True, soft_wrap=True, highlight=False)
-    for problem in empty:
-        console.print(f"jaxseg: {problem}", markup=False)
-    for path, name in track(list(zip(paths, _names(paths), strict=True)), "predict", console=console):
+    if not (output or video or view):
+        raise config.UserError("nothing to do with the results. Give --output DIR, --video FILE or --view.")
+    sources, problems = reading.sources(inputs)
+    if not sources:
+        raise config.UserError(problems[0])
+    with contextlib.ExitStack() as stack:
+        if output:
+            files.require_writable(output)
+        film = stack.enter_context(_film(video, sources)) if video else None
+        window = stack.enter_context(Window()) if view else None
+        trained = model.load(workdir, best=best)
+        bar = stack.enter_context(_Bar(sources))
+        for problem in problems:
+            bar.report(problem)
+        segmented = _Tracked(trained, images=film is not None)
+        finish = _Finish(trained.classes, output, segmented)
+        interrupted = _stream(sources, segmented, finish, film, window, bar)
+    if interrupted and not any(source.live for source in sources):
+        bar.report(f"interrupted. What was made of {bar.done} frames is complete.")
+        return 130
+    return 2 if bar.problems else 0
+
+
+def _film(path: Path, sources: Sequence[reading.Source]) -> films.Film:
+    if any(path.resolve() == source.path.resolve() for source in sources):
+        raise config.UserError(f"{path} is an input as well. Choose another file for --video.")
+    return films.film(path)
+
+
+def _stream(
+    sources: Sequence[reading.Source],
+    segmented: "_Tracked",
+    finish: "_Finish",
+    film: films.Film | None,
+    window: Window | None,
+    bar: "_Bar",
+) -> bool:
+    """Runs everything at once; whether Ctrl-C ended it."""
+    live, interrupted = any(source.live for source in sources), False
+    pending: collections.deque[tuple[_Item, Future[np.ndarray]]] = collections.deque()
+    # What a camera shows should be new, so that few frames are on their way.
+    ahead, depth = (1, 1) if live else (AHEAD, WORKERS + 1)
+
+    def deliver() -> None:
+        item, picture = pending.popleft()
+        shown = picture.result()
+        bar.advance()
+        if window and not window.closed:
+            window.show(shown, item.frame.name, item.frame.seconds if item.source.moving else 0.0)
+            if not (item.source.moving or film):
+                window.wait()
+
+    with (
+        ThreadPoolExecutor(WORKERS) as workers,
+        ThreadPoolExecutor(1) as encoder,
+        contextlib.closing(_ahead(_items(sources), ahead)) as items,
+    ):
         try:
-            frame = reading.read_image(path)
+            for item in items:
+                if isinstance(item, config.UserError):
+                    bar.report(str(item))
+                    continue
+                picture = workers.submit(finish, item, segmented(item.source, item.placed))
+                if film:
+                    picture = encoder.submit(_written, film, picture, item.frame.seconds)
+                pending.append((item, picture))
+                while len(pending) > depth:
+                    deliver()
+                if window and window.closed:
+                    break
+            while pending:
+                deliver()
+        except KeyboardInterrupt:
+            interrupted, window = True, None
+        while pending:
+            deliver()
+    return interrupted
+
+
+def _items(sources: Sequence[reading.Source]) -> Generator[_Item | config.UserError, None, None]:
+    """All frames in order, on the device, and what could not be read of an input."""
+    for source in sources:
+        try:
+            for frame in source.frames():
+                yield _Item(source, frame, jax.device_put(frame.pixels))
         except config.UserError as error:
-            console.print(f"jaxseg: {error}", markup=False)
-            failed += 1
-            continue
-        write(output, name, frame, jax.device_get(trained(frame)), trained.classes)
-    return 2 if failed else 0
+            yield error
 
 
-def _names(paths: Sequence[Path]) -> Iterator[str]:
-    """A name of its own for each result: the stem; the full name, then a number, where stems repeat."""
-    stems = [p.stem for p in paths]
-    taken: set[str] = {s for s in stems if stems.count(s) == 1}
-    for path, stem in zip(paths, stems, strict=True):
-        if stems.count(stem) == 1:
-            yield stem
-            continue
-        name, n = path.name.replace(".", "_"), 1
-        while name in taken:
-            n += 1
-            name = f"{path.name.replace('.', '_')}_{n}"
-        taken.add(name)
-        yield name
+def _ahead(items: Generator[T, None, None], count: int) -> Generator[T, None, None]:
+    """The same, with ``count`` of them read ahead in a thread."""
+    with contextlib.closing(items), ThreadPoolExecutor(1) as reader:
+        end = object()
+        pending = collections.deque(reader.submit(next, items, end) for _ in range(count))
+        while (item := pending.popleft().result()) is not end:
+            pending.append(reader.submit(next, items, end))
+            yield item  # type: ignore[misc]
 
 
-def write(output: Path, name: str, frame: np.ndarray, found: Segmentation, classes: ClassList) -> None:
+def _written(film: films.Film, picture: Future[np.ndarray], seconds: float) -> np.ndarray:
+    film.write(picture.result(), seconds)
+    return picture.result()
+
+
+class _Tracked:
+    """The model, with identities over the frames of a sequence: a video, a camera, or all images of a film."""
+
+    def __init__(self, trained: Callable[[Any], Segmentation], images: bool) -> None:
+        self._trained, self._images = trained, images
+        self._track = importlib.import_module("jaxseg.track")
+        self._update = jax.jit(self._track.update, compiler_options=runtime.options())
+        self._sequence: Any = None
+        self._tracks: Any = None
+
+    def tracks(self, source: reading.Source) -> bool:
+        """Whether the frames of this input are a sequence or part of one."""
+        return source.moving or self._images
+
+    def __call__(self, source: reading.Source, frames: jax.Array) -> Segmentation:
+        found = self._trained(frames)
+        if not self.tracks(source):
+            return found
+        sequence = (source.name if source.moving else None, frames.shape)
+        if sequence != self._sequence:
+            self._sequence, self._tracks = sequence, self._track.start(found)
+        self._tracks, found = self._update(self._tracks, found)
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class _Finish:
+    """What becomes of a frame, in any thread: fetched, drawn, and written where there is a folder."""
+
+    classes: ClassList
+    output: Path | None
+    segmented: _Tracked
+
+    def __call__(self, item: _Item, found: Segmentation) -> np.ndarray:
+        found = jax.device_get(found)
+        picture = visualize.overlay(item.frame.pixels, found.semantic, found.instance, found.instances, self.classes)
+        if self.output:
+            write(self.output, item.frame.name, picture, found, self.classes, self.segmented.tracks(item.source))
+        return picture
+
+
+class _Bar:
+    """Frames done and frames/s, on stderr: a bar on a terminal, otherwise a line at the end.
+
+    Attributes:
+      done: frames.
+      problems: lines that were reported.
+    """
+
+    def __init__(self, sources: Sequence[reading.Source]) -> None:
+        self.done, self.problems = 0, 0
+        counts = [source.count for source in sources]
+        self._console = Console(stderr=True, soft_wrap=True, highlight=False)
+        columns = (progress.TextColumn("predict"), progress.BarColumn(), progress.MofNCompleteColumn(), _Speed())
+        self._progress = progress.Progress(*columns, console=self._console, disable=not self._console.is_terminal)
+        self._task = self._progress.add_task("", total=None if None in counts else sum(c or 0 for c in counts))
+        self._first = self._last = 0.0
+
+    def __enter__(self) -> "_Bar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: Any, *_: object) -> None:
+        self._progress.stop()
+        if not self._console.is_terminal and self.done and kind is None:
+            # The first frame is left out: the program is compiled for it.
+            seconds = self._last - self._first
+            speed = f", {(self.done - 1) / seconds:.1f} frames/s" if seconds else ""
+            self._console.print(f"{self.done} frames{speed}", markup=False)
+
+    def advance(self) -> None:
+        """One more frame is done."""
+        self.done, self._last = self.done + 1, time.perf_counter()
+        self._first = self._first or self._last
+        self._progress.advance(self._task)
+
+    def report(self, problem: str) -> None:
+        """Says what cannot be read, above the bar."""
+        self.problems += 1
+        self._console.print(f"jaxseg: {problem}", markup=False)
+
+
+class _Speed(progress.ProgressColumn):
+    """Frames a second of late."""
+
+    def render(self, task: progress.Task) -> Text:
+        return Text(f"{task.finished_speed or task.speed or 0:.1f} frames/s")
+
+
+def write(
+    output: Path, name: str, overlay: np.ndarray, found: Segmentation, classes: ClassList, tracked: bool = False
+) -> None:
     """Writes the four files of one frame.
 
     Args:
       output: an existing folder.
       name: what the files start with.
-      frame: (H, W, 3) uint8 RGB.
+      overlay: (H, W, 3) uint8 RGB.
       found: host arrays of the same size.
-      classes: names for the overlay and the list.
+      classes: names for the list.
+      tracked: whether objects have identities.
 
     Raises:
       UserError: a file cannot be written.
     """
-    overlay = visualize.overlay(frame, found.semantic, found.instance, found.instances, classes)
     for kind, picture in (("overlay", overlay), ("semantic", found.semantic), ("instance", found.instance)):
         files.write_image(output / f"{name}_{kind}.png", np.asarray(picture))
     document = {
-        "height": frame.shape[0],
-        "width": frame.shape[1],
+        "height": overlay.shape[0],
+        "width": overlay.shape[1],
         "classes": class_table(classes),
         "lost": int(found.lost),
+<<<<<<< HEAD
         "instances": found.objects(classes),
+=======
+        "instances": objects(found, classes, tracked),
+>>>>>>> 559b291aed9ca1f66f5aad51d8412c978b12c003
     }
     files.write_json(output / f"{name}.json", document)
 
@@ -102,3 +304,24 @@ def class_table(classes: ClassList) -> list[dict[str, Any]]:
         {"id": i, "name": name, "isthing": int(i in classes.things), "color": [int(v) for v in colors[i]]}
         for i, name in enumerate(classes.names)
     ]
+<<<<<<< HEAD
+=======
+
+
+def objects(found: Segmentation, classes: ClassList, tracked: bool = False) -> list[dict[str, Any]]:
+    """The objects of one frame, most confident center first: id, class, score, box, area, center, and track if any."""
+    rows = found.instances
+    return [
+        {
+            "id": int(i) + 1,
+            **({"track": int(rows.track_id[i])} if tracked else {}),
+            "class": classes.names[int(rows.class_id[i])],
+            "class_id": int(rows.class_id[i]),
+            "score": round(float(rows.score[i]), 6),
+            "box": [int(v) for v in rows.box[i]],
+            "area": int(rows.area[i]),
+            "center": [round(float(v), 2) for v in rows.center[i]],
+        }
+        for i in np.flatnonzero(rows.valid)
+    ]
+>>>>>>> 559b291aed9ca1f66f5aad51d8412c978b12c003

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jaxseg import config
-from jaxseg.apps import files, model, scores
+from jaxseg.apps import files, look, model, scores
 from jaxseg.metrics import Confusion, PanopticQuality, Truth
 from jaxseg.train import loop, parallel, segmentation, state, storage
 from jaxseg.train.step import Numbers
@@ -17,6 +17,10 @@ from jaxseg.types import Batch
 
 FREQUENCIES = "class_frequencies.json"
 PICTURES = 2
+"""Validation images that training draws."""
+
+VIEW = 640
+"""Pixels of the longer side of what it shows of how they came about: TensorBoard shrinks larger pictures."""
 
 
 def resolve(data: config.Data) -> tuple[config.Data, Any]:
@@ -176,7 +180,7 @@ def _shares(pixels: np.ndarray) -> np.ndarray:
 
 
 def _pictures(settings: config.Config, dataset: Any) -> loop.Pictures | None:
-    """Draws predictions of a few validation images; None where pictures are switched off."""
+    """Draws predictions of a few validation images, and how they came about; None where pictures are switched off."""
     if not settings.train.picture_every or "val" not in dataset.records:
         return None
     from jaxseg import visualize
@@ -189,9 +193,11 @@ def _pictures(settings: config.Config, dataset: Any) -> loop.Pictures | None:
         trained = model.Model(settings, model.network(settings), now.variables, int(now.step))
         pictures = {}
         for example in examples:
-            found = trained(example.image)
-            picture = visualize.overlay(example.image, found.semantic, found.instance, found.instances, classes)
+            parts, image = look.anatomy(trained, example.image), example.image
+            found = parts.found
+            picture = visualize.overlay(image, found.semantic, found.instance, found.instances, classes)
             pictures[f"prediction/{example.name}"] = picture
+            pictures[f"views/{example.name}"] = visualize.views(image, *parts, classes, side=VIEW)
         return pictures
 
     return draw

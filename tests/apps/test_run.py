@@ -1,5 +1,6 @@
 """The commands as a user runs them: train, resume, evaluate, predict, and every kind of bad input."""
 
+import io
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
+from tensorboardX.proto import event_pb2
 
 import jaxseg
 from jaxseg import cli, config
@@ -65,6 +67,35 @@ def test_training_leaves_what_later_commands_need(tiny):
     assert len(pixels) == 3
     assert 0 < sum(pixels) <= 8 * 32 * 64
     assert list((workdir / "tensorboard").iterdir())
+
+
+def images(folder):
+    """Tags and pictures of TensorBoard's event files, in the order in which they were written."""
+    found = {}
+    for file in sorted(folder.iterdir()):
+        content = file.read_bytes()
+        while content:
+            # Length of the event, its checksum, the event, its checksum.
+            size = int.from_bytes(content[:8], "little")
+            event, content = event_pb2.Event.FromString(content[12 : 12 + size]), content[16 + size :]
+            for value in event.summary.value:
+                if value.HasField("image"):
+                    found[value.tag] = np.asarray(Image.open(io.BytesIO(value.image.encoded_image_string)))
+    return found
+
+
+def test_training_shows_predictions_and_how_they_came_about(tiny):
+    """Two validation images of 32 x 64, whose views are enlarged to 320 x 640, three in a row."""
+    _, workdir = tiny
+    shown = images(workdir / "tensorboard")
+    names = [tag.removeprefix("prediction/") for tag in shown if tag.startswith("prediction/")]
+    assert len(names) == 2
+    assert set(shown) == {f"{kind}/{name}" for kind in ("prediction", "views") for name in names}
+    for name in names:
+        assert shown[f"prediction/{name}"].shape == (32, 64, 3)
+        height, width, _ = shown[f"views/{name}"].shape
+        assert width == 3 * 640 + 16
+        assert 2 * 320 < height < 2.3 * 320
 
 
 def test_a_run_resumes_bit_for_bit(tiny, tmp_path):

@@ -1,5 +1,7 @@
 """Generated scenes: what their labels promise."""
 
+import hashlib
+
 import cv2
 import numpy as np
 import pytest
@@ -87,26 +89,6 @@ def test_hue_belongs_to_the_class_but_not_always():
     assert 0.05 < np.mean(np.array(off) > 0.15) < 0.25
 
 
-@pytest.mark.parametrize("name", shapes.CLASSES)
-def test_silhouettes_keep_their_area_when_turned(name):
-    def area(angle: float) -> int:
-        shape = shapes.Shape(shapes.CLASSES.index(name) + 1, (64.0, 64.0), 60.0, angle, 1.0)
-        return int(shapes._rasterize(shape, (128, 128))[1].sum())
-
-    turned = [area(angle) for angle in np.linspace(0, 2 * np.pi, 9)]
-    assert min(turned) > 0.9 * max(turned) > 0.9 * 500
-
-
-def test_ring_has_a_hole_and_disc_has_none():
-    def at_center(name: str) -> bool:
-        shape = shapes.Shape(shapes.CLASSES.index(name) + 1, (32.5, 32.5), 40.0, 0.3, 1.0)
-        (rows, columns), mask = shapes._rasterize(shape, (64, 64))
-        return bool(mask[32 - rows.start, 32 - columns.start])
-
-    assert at_center("disc")
-    assert not at_center("ring")
-
-
 def test_a_scene_depends_on_seed_split_and_index_alone():
     first = shapes.generate(3, "train", 5, SIZE)
     again = shapes.generate(3, "train", 5, SIZE)
@@ -138,3 +120,12 @@ def test_shapes_that_are_stuff_have_no_instances():
     for label in labels:
         assert not label.instance[label.semantic == 1].any()
         np.testing.assert_array_equal(np.unique(label.instance), np.arange(label.instance.max() + 1))
+
+
+def test_scenes_are_those_that_were_always_drawn():
+    """What prepared data holds is known by its settings. Labels alone: processors may round colors in other ways."""
+    digest = hashlib.sha256()
+    for i in range(20):
+        example = shapes.generate(i, shapes.SPLITS[i % 2], i, SIZE)
+        digest.update(example.semantic.tobytes() + example.instance.tobytes())
+    assert digest.hexdigest() == "b5d9c60a619d3ae64e8b736c98d3b2a811f7a4887893183f5980e5a26fa8b07f"

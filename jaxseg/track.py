@@ -1,0 +1,265 @@
+"""Instance identities over time: the objects of each frame are matched with those of the frames before.
+
+`update` is a pure function of a state of fixed size and one frame's result: jit it, scan it over frames, vmap it over
+streams. It reads the rows of the result and neither map, so that its time does not depend on the frame's size.
+"""
+
+import functools
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, Shaped, UInt8
+
+from jaxseg.types import Instances, Segmentation
+
+Scalar = float | int | Float[Array, ""] | Int[Array, ""]
+
+
+@struct.dataclass
+class Matching:
+    r"""Numbers of the tracker. Traced: they may change from frame to frame without recompiling.
+
+    A found object may continue a known one if that costs less than 1,
+
+    .. math:: w_o (1 - \mathrm{IoU}) + w_e \|e - e'\| + w_d \frac{\|c - c'\|}{\sqrt{a} (1 + s u)} + w_c [k \ne k'] < 1,
+
+    with the overlap of its box and the predicted one, the distance of embeddings, that of its center from the predicted
+    one by the root of its box's area a, and the classes k; u is for how many frames the known object was unseen.
+
+    Attributes:
+      overlap: w_o, >= 0.
+      embedding: w_e, for a unit of embedding distance, >= 0.
+      drift: w_d, >= 0.
+      change: w_c, for another class than when the object was last seen, >= 0; 1 forbids it.
+      slack: s: how much farther off an object may be for each frame in which it was unseen, >= 0.
+      patience: frames in a row that an object may be unseen and yet be found again, >= 0.
+      velocity: share of the last displacement in the velocity, in (0, 1].
+      renewal: share of the last embedding in the one that is remembered, in (0, 1].
+      coordinates: pixels of the frame per embedding unit of the position that the network adds to the first two
+        dimensions (`nn.network.located`), which is taken out before embeddings are compared; 0: it adds none.
+    """
+
+    overlap: Scalar = 0.4
+    embedding: Scalar = 0.3
+    drift: Scalar = 0.2
+    change: Scalar = 0.5
+    slack: Scalar = 0.1
+    patience: Scalar = 30
+    velocity: Scalar = 0.2
+    renewal: Scalar = 0.3
+    coordinates: Scalar = 0.0
+
+
+@struct.dataclass
+class Objects:
+    """Known objects. Rows that are not valid mean nothing.
+
+    Attributes:
+      valid: which rows hold an object.
+      track_id: its identity, from 1 on.
+      class_id: class when it was last seen, as center and box are.
+      center: (y, x), pixels.
+      box: half-open (y0, x0, y1, x1), pixels.
+      velocity: (y, x), pixels a frame, smoothed.
+      embedding: smoothed, without position.
+      seen: frames that showed it.
+      unseen: frames since the last of them.
+    """
+
+    valid: Bool[Array, "*b m"]
+    track_id: Int[Array, "*b m"]
+    class_id: UInt8[Array, "*b m"]
+    center: Float[Array, "*b m 2"]
+    box: Int[Array, "*b m 4"]
+    velocity: Float[Array, "*b m 2"]
+    embedding: Float[Array, "*b m d"]
+    seen: Int[Array, "*b m"]
+    unseen: Int[Array, "*b m"]
+
+
+@struct.dataclass
+class Tracks:
+    """What is known after some frames of n rows each.
+
+    Attributes:
+      objects: 2n rows: first those of the last frame, in its order, then n for objects that it did not show, the last
+        seen first. Of more than n, the longest unseen are forgotten: back again, they are new.
+      born: identities given so far; none is given twice.
+    """
+
+    objects: Objects
+    born: Int[Array, "*b"]
+
+
+def start(found: Segmentation) -> Tracks:
+    """A state that knows no object.
+
+    Args:
+      found: a result like those to come, or its shapes (`jax.eval_shape`): nothing else is read.
+
+    Returns:
+      The state, with leading axes where the result has some: `jax.vmap` of `update` then follows as many streams.
+    """
+    *streams, n, d = found.instances.embedding.shape
+
+    def zeros(dtype: type, *shape: int) -> Array:
+        return jnp.zeros((*streams, 2 * n, *shape), dtype)
+
+    objects = Objects(
+        valid=zeros(jnp.bool_),
+        track_id=zeros(jnp.int32),
+        class_id=zeros(jnp.uint8),
+        center=zeros(jnp.float32, 2),
+        box=zeros(jnp.int32, 4),
+        velocity=zeros(jnp.float32, 2),
+        embedding=zeros(jnp.float32, d),
+        seen=zeros(jnp.int32),
+        unseen=zeros(jnp.int32),
+    )
+    return Tracks(objects, jnp.zeros(streams, jnp.int32))
+
+
+def update(tracks: Tracks, found: Segmentation, matching: Matching | None = None) -> tuple[Tracks, Segmentation]:
+    """Gives the objects of one frame their identities. Pure; identities do not depend on the order of rows.
+
+    Args:
+      tracks: `start`, or the state after the frame before.
+      found: result for one frame.
+      matching: the numbers; None for the defaults.
+
+    Returns:
+      The next state, and the result with `track_id` filled: in valid rows the identity of the object that the row
+      continues or else a new one, from 1 on and all different; 0 in the others. New ones ascend as scores fall.
+
+    References:
+      Bewley et al., Simple online and realtime tracking, ICIP 2016; Wojke et al., Simple online and realtime tracking
+      with a deep association metric, ICIP 2017. Here with a greedy assignment and one sum of costs.
+    """
+    matching = matching or Matching()
+    rows, known = _without_position(found.instances, matching), tracks.objects
+    match = assign(costs(known, rows, matching))
+    fresh = rows.valid & (match < 0)
+    track_id = jnp.where(fresh, tracks.born + _rank(rows, fresh), jnp.where(match < 0, 0, known.track_id[match]))
+    now = _continued(known, replace(rows, track_id=track_id), match, matching)
+    joined = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), now, _unseen(known, match, matching))
+    state = Tracks(joined, tracks.born + jnp.sum(fresh, dtype=jnp.int32))
+    return state, replace(found, instances=replace(found.instances, track_id=track_id))
+
+
+def _without_position(rows: Instances, matching: Matching) -> Instances:
+    """Embeddings as they would be at one and the same place; they move with their object, as far as it does."""
+    scale = jnp.where(matching.coordinates > 0, 1 / jnp.maximum(matching.coordinates, 1e-6), 0.0)
+    position = jnp.pad(rows.center * scale, ((0, 0), (0, max(rows.embedding.shape[1] - 2, 0))))
+    return replace(rows, embedding=rows.embedding - position[:, : rows.embedding.shape[1]])
+
+
+def costs(known: Objects, rows: Instances, matching: Matching) -> Float[Array, "m n"]:
+    """Cost of each known object's continuation by each row, as `Matching` says.
+
+    Args:
+      known: objects of earlier frames.
+      rows: objects of this frame.
+      matching: the numbers.
+
+    Returns:
+      Costs; infinite where that is 1 or more, where a row is not valid, or patience is over.
+    """
+    moved = known.velocity * (1.0 + known.unseen)[:, None]
+    overlap = _overlaps(known.box + jnp.tile(moved, 2), rows.box.astype(jnp.float32))
+    away = _distances(known.center + moved, rows.center) / jnp.sqrt(jnp.maximum(_areas(rows.box), 1.0))
+    away = away / (1.0 + matching.slack * known.unseen)[:, None]
+    cost = (
+        matching.overlap * (1.0 - overlap)
+        + matching.embedding * _distances(known.embedding, rows.embedding)
+        + matching.drift * away
+        + matching.change * (known.class_id[:, None] != rows.class_id[None, :])
+    )
+    awaited = known.valid & (known.unseen <= matching.patience)
+    return jnp.where(awaited[:, None] & rows.valid[None, :] & (cost < 1.0), cost, jnp.inf)
+
+
+def _distances(a: Float[Array, "m d"], b: Float[Array, "n d"]) -> Float[Array, "m n"]:
+    """Dimension by dimension, as vectors along the rows."""
+    differences = (a[:, None, i] - b[None, :, i] for i in range(a.shape[1]))
+    return jnp.sqrt(functools.reduce(jnp.add, map(jnp.square, differences)))
+
+
+def _overlaps(a: Float[Array, "m 4"], b: Float[Array, "n 4"]) -> Float[Array, "m n"]:
+    """Intersection over union of boxes."""
+    low = [jnp.maximum(a[:, None, i], b[None, :, i]) for i in (0, 1)]
+    high = [jnp.minimum(a[:, None, i], b[None, :, i]) for i in (2, 3)]
+    common = jnp.maximum(high[0] - low[0], 0.0) * jnp.maximum(high[1] - low[1], 0.0)
+    return common / jnp.maximum(_areas(a)[:, None] + _areas(b)[None, :] - common, 1.0)
+
+
+def _areas(box: Shaped[Array, "n 4"]) -> Float[Array, " n"]:
+    sides = (box[:, 2:] - box[:, :2]).astype(jnp.float32)
+    return sides[:, 0] * sides[:, 1]
+
+
+def assign(cost: Float[Array, "m n"]) -> Int[Array, " n"]:
+    """Pairs rows and columns, the cheapest pair first.
+
+    In each round the pairs that are cheapest for both their row and their column are taken: those that a greedy choice
+    of one pair after the other would come to, in a few rounds.
+
+    Args:
+      cost: of each pair; infinite where there can be none. Of equal costs the first row, then the first column, counts.
+
+    Returns:
+      Row of each column, or -1. No row has two columns.
+    """
+    m, n = cost.shape
+    columns = jnp.arange(n)
+
+    def round_(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        cost, match, _ = state
+        row = jnp.argmin(cost, axis=0)
+        mutual = (jnp.argmin(cost, axis=1)[row] == columns) & (jnp.min(cost, axis=0) < jnp.inf)
+        taken = jnp.zeros(m, bool).at[jnp.where(mutual, row, m)].set(True, mode="drop")
+        rest = jnp.where(taken[:, None] | mutual[None, :], jnp.inf, cost)
+        return rest, jnp.where(mutual, row, match), jnp.any(mutual)
+
+    start = (cost, jnp.full(n, -1, jnp.int32), jnp.bool_(True))
+    return jax.lax.while_loop(lambda state: state[2], round_, start)[1]
+
+
+def _rank(rows: Instances, fresh: Bool[Array, " n"]) -> Int[Array, " n"]:
+    """From 1 on among the fresh rows: the most confident first, of equal ones the uppermost, then the leftmost."""
+    order = jnp.lexsort((rows.center[:, 1], rows.center[:, 0], -rows.score, ~fresh))
+    return jnp.zeros(fresh.size, jnp.int32).at[order].set(jnp.arange(1, fresh.size + 1, dtype=jnp.int32))
+
+
+def _continued(known: Objects, rows: Instances, match: Int[Array, " n"], matching: Matching) -> Objects:
+    """This frame's objects, with what earlier frames say about them."""
+    before, old = jax.tree.map(lambda x: x[match], known), match >= 0
+    seen = jnp.where(old, before.seen, 0) + 1
+    # The first displacement, and the first embedding, is all there is; later ones weigh no less than in a plain mean.
+    velocity_share = jnp.maximum(matching.velocity, 1 / jnp.maximum(seen - 1, 1))[:, None]
+    embedding_share = jnp.maximum(matching.renewal, 1 / seen)[:, None]
+    step = (rows.center - before.center) / (1.0 + before.unseen)[:, None]
+    velocity = before.velocity + velocity_share * (step - before.velocity)
+    embedding = before.embedding + embedding_share * (rows.embedding - before.embedding)
+    return Objects(
+        valid=rows.valid,
+        track_id=rows.track_id,
+        class_id=rows.class_id,
+        center=rows.center,
+        box=rows.box,
+        velocity=jnp.where(old[:, None], velocity, 0.0),
+        embedding=jnp.where(old[:, None], embedding, rows.embedding),
+        seen=seen,
+        unseen=jnp.zeros_like(seen),
+    )
+
+
+def _unseen(known: Objects, match: Int[Array, " n"], matching: Matching) -> Objects:
+    """The objects that no row continues and that may come back, the last seen first, as many as a frame has rows."""
+    m = known.valid.size
+    taken = jnp.zeros(m, bool).at[jnp.where(match < 0, m, match)].set(True, mode="drop")
+    waiting = known.valid & ~taken & (known.unseen < matching.patience)
+    unseen = jnp.where(waiting, known.unseen + 1, jnp.iinfo(jnp.int32).max)
+    order = jnp.argsort(unseen)[: match.size]
+    return jax.tree.map(lambda x: x[order], replace(known, valid=waiting, unseen=jnp.where(waiting, unseen, 0)))
