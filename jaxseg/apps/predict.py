@@ -134,8 +134,9 @@ def run(
     ahead, depth = (1, 1) if live else (AHEAD, WORKERS + 1)
 
     def deliver() -> None:
-        item, picture = pending.popleft()
+        item, picture = pending[0]
         shown = picture.result()
+        pending.popleft()
         bar.advance()
         if window and not window.closed:
             if item.source.moving or film:
