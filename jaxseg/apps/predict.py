@@ -8,7 +8,6 @@ the video, whose pictures keep their order. All queues are short: whoever is slo
 import collections
 import contextlib
 import dataclasses
-import importlib
 import os
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -22,7 +21,7 @@ from rich import progress
 from rich.console import Console
 from rich.text import Text
 
-from jaxseg import config, runtime, visualize
+from jaxseg import config, runtime, track, visualize
 from jaxseg.apps import files, films, model
 from jaxseg.apps import inputs as reading
 from jaxseg.apps.window import Window
@@ -36,6 +35,8 @@ AHEAD = 2
 
 WORKERS = min(os.cpu_count() or 1, 8)
 """Threads that draw and write."""
+
+_update = jax.jit(track.update, compiler_options=runtime.options())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,12 +84,10 @@ def predict(
         film = stack.enter_context(_film(video, sources)) if video else None
         window = stack.enter_context(Window()) if view else None
         trained = model.load(workdir, best=best)
-        bar = stack.enter_context(_Bar(sources))
+        bar = stack.enter_context(Bar(sources))
         for problem in problems:
             bar.report(problem)
-        segmented = _Tracked(trained, images=film is not None)
-        finish = _Finish(trained.classes, output, segmented)
-        interrupted = _stream(sources, segmented, finish, film, window, bar)
+        interrupted = run(trained, trained.classes, sources, bar, output, film, window)
     if interrupted and not any(source.live for source in sources):
         bar.report(f"interrupted. What was made of {bar.done} frames is complete.")
         return 130
@@ -101,27 +100,49 @@ def _film(path: Path, sources: Sequence[reading.Source]) -> films.Film:
     return films.film(path)
 
 
-def _stream(
+def run(
+    trained: Callable[[Any], Segmentation],
+    classes: ClassList,
     sources: Sequence[reading.Source],
-    segmented: "_Tracked",
-    finish: "_Finish",
-    film: films.Film | None,
-    window: Window | None,
-    bar: "_Bar",
+    bar: "Bar",
+    output: Path | None = None,
+    film: films.Film | None = None,
+    window: Window | None = None,
 ) -> bool:
-    """Runs everything at once; whether Ctrl-C ended it."""
+    """Segments all frames, with everything at work at once.
+
+    Args:
+      trained: what gives a frame's masks.
+      classes: its classes.
+      sources: the inputs.
+      bar: is told of each frame that is done, and of what cannot be read.
+      output: folder for the files of each frame.
+      film: takes the overlays in their order.
+      window: shows them; where it is closed, this ends.
+
+    Returns:
+      Whether Ctrl-C ended it. What had been read by then is finished.
+
+    Raises:
+      UserError: a result cannot be written.
+    """
+    segmented = _Tracked(trained, images=film is not None)
+    finish = _Finish(classes, output, segmented)
     live, interrupted = any(source.live for source in sources), False
     pending: collections.deque[tuple[_Item, Future[np.ndarray]]] = collections.deque()
     # What a camera shows should be new, so that few frames are on their way.
     ahead, depth = (1, 1) if live else (AHEAD, WORKERS + 1)
 
     def deliver() -> None:
-        item, picture = pending.popleft()
+        item, picture = pending[0]
         shown = picture.result()
+        pending.popleft()
         bar.advance()
         if window and not window.closed:
-            window.show(shown, item.frame.name, item.frame.seconds if item.source.moving else 0.0)
-            if not (item.source.moving or film):
+            if item.source.moving or film:
+                window.show(shown, item.frame.name, item.frame.seconds)
+            else:
+                window.show(shown, f"{item.frame.name} - any key: next, q: end")
                 window.wait()
 
     with (
@@ -181,8 +202,6 @@ class _Tracked:
 
     def __init__(self, trained: Callable[[Any], Segmentation], images: bool) -> None:
         self._trained, self._images = trained, images
-        self._track = importlib.import_module("jaxseg.track")
-        self._update = jax.jit(self._track.update, compiler_options=runtime.options())
         self._sequence: Any = None
         self._tracks: Any = None
 
@@ -196,8 +215,8 @@ class _Tracked:
             return found
         sequence = (source.name if source.moving else None, frames.shape)
         if sequence != self._sequence:
-            self._sequence, self._tracks = sequence, self._track.start(found)
-        self._tracks, found = self._update(self._tracks, found)
+            self._sequence, self._tracks = sequence, track.start(found)
+        self._tracks, found = _update(self._tracks, found)
         return found
 
 
@@ -217,7 +236,7 @@ class _Finish:
         return picture
 
 
-class _Bar:
+class Bar:
     """Frames done and frames/s, on stderr: a bar on a terminal, otherwise a line at the end.
 
     Attributes:
@@ -234,7 +253,7 @@ class _Bar:
         self._task = self._progress.add_task("", total=None if None in counts else sum(c or 0 for c in counts))
         self._first = self._last = 0.0
 
-    def __enter__(self) -> "_Bar":
+    def __enter__(self) -> "Bar":
         self._progress.start()
         return self
 

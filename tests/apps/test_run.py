@@ -157,30 +157,6 @@ def test_evaluation_at_another_network_size(tiny, tmp_path):
     assert metrics["ceiling"]["iou"] > 0.5
 
 
-def test_prediction_writes_four_files_for_each_input(tiny, tmp_path):
-    _, workdir = tiny
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    rng = np.random.default_rng(0)
-    Image.fromarray(rng.integers(0, 256, (45, 70, 3), np.uint8)).save(tmp_path / "a" / "x.png")
-    Image.fromarray(rng.integers(0, 256, (45, 70), np.uint8)).save(tmp_path / "b" / "x.png")
-    inputs = [str(tmp_path / "a"), str(tmp_path / "b" / "*.png")]
-    assert cli.predict(["--model", str(workdir), *inputs, "--output", str(tmp_path / "out")]) == 0
-    names = sorted(p.name for p in (tmp_path / "out").iterdir())
-    assert len(names) == 8
-    for document in (tmp_path / "out").glob("*.json"):
-        stem = document.with_suffix("").name
-        listed = json.loads(document.read_text())
-        instance = np.asarray(Image.open(tmp_path / "out" / f"{stem}_instance.png"))
-        semantic = np.asarray(Image.open(tmp_path / "out" / f"{stem}_semantic.png"))
-        assert instance.shape == semantic.shape == (45, 70)
-        assert semantic.dtype == np.uint8
-        assert {row["id"] for row in listed["instances"]} == set(np.unique(instance).tolist()) - {0}
-        for row in listed["instances"]:
-            assert set(row) == {"id", "class", "class_id", "score", "box", "area", "center"}
-            assert row["area"] == int((instance == row["id"]).sum())
-
-
 def test_load_gives_a_callable(tiny):
     _, workdir = tiny
     trained = jaxseg.load(workdir)
@@ -319,40 +295,6 @@ def test_truncated_checkpoint_is_refused(tiny, tmp_path):
 
 def test_not_a_work_directory_is_refused(tmp_path):
     assert_refused(command("--workdir", tmp_path / "nothing", script="eval.py"), "is not a work directory")
-
-
-@pytest.mark.parametrize("content", [b"", b"not an image", None])
-def test_unreadable_image_is_reported_and_the_others_are_written(content, tiny, tmp_path, capsys):
-    _, workdir = tiny
-    good, bad = tmp_path / "good.png", tmp_path / "bad.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (45, 70, 3), np.uint8)).save(good)
-    bad.write_bytes(good.read_bytes()[:3000] if content is None else content)
-    argv = ["--model", str(workdir), str(bad), str(good), str(tmp_path / "gone.png"), "--output", str(tmp_path / "out")]
-    assert cli.predict(argv) == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("jaxseg:")]
-    assert len(lines) == 2
-    assert "bad.png cannot be read as an image" in lines[0]
-    assert "gone.png does not exist" in lines[1]
-    assert len(list((tmp_path / "out").iterdir())) == 4
-
-
-def test_inputs_that_hold_nothing_are_reported_and_the_others_are_written(tiny, tmp_path, capsys):
-    (tmp_path / "empty").mkdir()
-    picture = tmp_path / "a[1].png"  # not a glob: there is a file of that name
-    Image.fromarray(np.zeros((45, 70, 3), np.uint8)).save(picture)
-    argv = ["--model", str(tiny[1]), str(tmp_path / "empty"), str(picture), "--output", str(tmp_path / "out")]
-    assert cli.predict(argv) == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("jaxseg:")]
-    assert len(lines) == 1
-    assert f"{tmp_path / 'empty'} holds no image" in lines[0]
-    assert sorted(p.name for p in (tmp_path / "out").iterdir())[0] == "a[1].json"
-
-
-def test_a_result_that_cannot_be_written_is_named(tiny, tmp_path):
-    Image.fromarray(np.zeros((45, 70, 3), np.uint8)).save(tmp_path / "x.png")
-    (tmp_path / "out" / "x_overlay.png").mkdir(parents=True)
-    with pytest.raises(config.UserError, match=r"x_overlay\.png is a folder"):
-        cli.predict(["--model", str(tiny[1]), str(tmp_path / "x.png"), "--output", str(tmp_path / "out")])
 
 
 def folder_data(root, semantic_value=1000, label_size=(32, 64)):
