@@ -4,7 +4,6 @@
 streams. It reads the rows of the result and neither map, so that its time does not depend on the frame's size.
 """
 
-import functools
 from dataclasses import replace
 
 import jax
@@ -181,9 +180,7 @@ def costs(known: Objects, rows: Instances, matching: Matching) -> Float[Array, "
 
 
 def _distances(a: Float[Array, "m d"], b: Float[Array, "n d"]) -> Float[Array, "m n"]:
-    """Dimension by dimension, as vectors along the rows."""
-    differences = (a[:, None, i] - b[None, :, i] for i in range(a.shape[1]))
-    return jnp.sqrt(functools.reduce(jnp.add, map(jnp.square, differences)))
+    return jnp.sqrt(jnp.sum(jnp.square(a[:, None, :] - b[None, :, :]), axis=-1))
 
 
 def _overlaps(a: Float[Array, "m 4"], b: Float[Array, "n 4"]) -> Float[Array, "m n"]:
@@ -212,18 +209,24 @@ def assign(cost: Float[Array, "m n"]) -> Int[Array, " n"]:
       Row of each column, or -1. No row has two columns.
     """
     m, n = cost.shape
-    columns = jnp.arange(n)
 
     def round_(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         cost, match, _ = state
-        row = jnp.argmin(cost, axis=0)
-        mutual = (jnp.argmin(cost, axis=1)[row] == columns) & (jnp.min(cost, axis=0) < jnp.inf)
+        row, column = _cheapest(cost, 0), _cheapest(cost, 1)
+        mutual = (row < m) & (column[jnp.minimum(row, m - 1)] == jnp.arange(n))
         taken = jnp.zeros(m, bool).at[jnp.where(mutual, row, m)].set(True, mode="drop")
         rest = jnp.where(taken[:, None] | mutual[None, :], jnp.inf, cost)
-        return rest, jnp.where(mutual, row, match), jnp.any(mutual)
+        return rest, jnp.where(mutual, row, match), jnp.any(rest < jnp.inf)
 
-    start = (cost, jnp.full(n, -1, jnp.int32), jnp.bool_(True))
-    return jax.lax.while_loop(lambda state: state[2], round_, start)[1]
+    first = (cost, jnp.full(n, -1, jnp.int32), jnp.any(cost < jnp.inf))
+    return jax.lax.while_loop(lambda state: state[2], round_, first)[1]
+
+
+def _cheapest(cost: Float[Array, "m n"], axis: int) -> Int[Array, " k"]:
+    """Position of the least finite cost along an axis, or its length. XLA's own argmin takes several times as long."""
+    least = jnp.min(cost, axis=axis, keepdims=True)
+    place = jax.lax.broadcasted_iota(jnp.int32, cost.shape, axis)
+    return jnp.min(jnp.where((cost == least) & (cost < jnp.inf), place, cost.shape[axis]), axis=axis)
 
 
 def _rank(rows: Instances, fresh: Bool[Array, " n"]) -> Int[Array, " n"]:
