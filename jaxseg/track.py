@@ -4,93 +4,13 @@
 streams. It reads the rows of the result and neither map, so that its time does not depend on the frame's size.
 """
 
-import functools
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
-from flax import struct
-from jaxtyping import Array, Bool, Float, Int, Shaped, UInt8
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from jaxseg.types import Instances, Segmentation
-
-Scalar = float | int | Float[Array, ""] | Int[Array, ""]
-
-
-@struct.dataclass
-class Matching:
-    r"""Numbers of the tracker. Traced: they may change from frame to frame without recompiling.
-
-    A found object may continue a known one if that costs less than 1,
-
-    .. math:: w_o (1 - \mathrm{IoU}) + w_e \|e - e'\| + w_d \frac{\|c - c'\|}{\sqrt{a} (1 + s u)} + w_c [k \ne k'] < 1,
-
-    with the overlap of its box and the predicted one, the distance of embeddings, that of its center from the predicted
-    one by the root of its box's area a, and the classes k; u is for how many frames the known object was unseen.
-
-    Attributes:
-      overlap: w_o, >= 0.
-      embedding: w_e, for a unit of embedding distance, >= 0.
-      drift: w_d, >= 0.
-      change: w_c, for another class than when the object was last seen, >= 0; 1 forbids it.
-      slack: s: how much farther off an object may be for each frame in which it was unseen, >= 0.
-      patience: frames in a row that an object may be unseen and yet be found again, >= 0.
-      velocity: share of the last displacement in the velocity, in (0, 1].
-      renewal: share of the last embedding in the one that is remembered, in (0, 1].
-      coordinates: pixels of the frame per embedding unit of the position that the network adds to the first two
-        dimensions (`nn.network.located`), which is taken out before embeddings are compared; 0: it adds none.
-    """
-
-    overlap: Scalar = 0.4
-    embedding: Scalar = 0.3
-    drift: Scalar = 0.2
-    change: Scalar = 0.5
-    slack: Scalar = 0.1
-    patience: Scalar = 30
-    velocity: Scalar = 0.2
-    renewal: Scalar = 0.3
-    coordinates: Scalar = 0.0
-
-
-@struct.dataclass
-class Objects:
-    """Known objects. Rows that are not valid mean nothing.
-
-    Attributes:
-      valid: which rows hold an object.
-      track_id: its identity, from 1 on.
-      class_id: class when it was last seen, as center and box are.
-      center: (y, x), pixels.
-      box: half-open (y0, x0, y1, x1), pixels.
-      velocity: (y, x), pixels a frame, smoothed.
-      embedding: smoothed, without position.
-      seen: frames that showed it.
-      unseen: frames since the last of them.
-    """
-
-    valid: Bool[Array, "*b m"]
-    track_id: Int[Array, "*b m"]
-    class_id: UInt8[Array, "*b m"]
-    center: Float[Array, "*b m 2"]
-    box: Int[Array, "*b m 4"]
-    velocity: Float[Array, "*b m 2"]
-    embedding: Float[Array, "*b m d"]
-    seen: Int[Array, "*b m"]
-    unseen: Int[Array, "*b m"]
-
-
-@struct.dataclass
-class Tracks:
-    """What is known after some frames of n rows each.
-
-    Attributes:
-      objects: 2n rows: first those of the last frame, in its order, then n for objects that it did not show, the last
-        seen first. Of more than n, the longest unseen are forgotten: back again, they are new.
-      born: identities given so far; none is given twice.
-    """
-
-    objects: Objects
-    born: Int[Array, "*b"]
+from jaxseg.types import Instances, KnownObjects, Matching, Segmentation, Tracks
 
 
 def start(found: Segmentation) -> Tracks:
@@ -107,7 +27,7 @@ def start(found: Segmentation) -> Tracks:
     def zeros(dtype: type, *shape: int) -> Array:
         return jnp.zeros((*streams, 2 * n, *shape), dtype)
 
-    objects = Objects(
+    objects = KnownObjects(
         valid=zeros(jnp.bool_),
         track_id=zeros(jnp.int32),
         class_id=zeros(jnp.uint8),
@@ -155,7 +75,7 @@ def _without_position(rows: Instances, matching: Matching) -> Instances:
     return replace(rows, embedding=rows.embedding - position[:, : rows.embedding.shape[1]])
 
 
-def costs(known: Objects, rows: Instances, matching: Matching) -> Float[Array, "m n"]:
+def costs(known: KnownObjects, rows: Instances, matching: Matching) -> Float[Array, "m n"]:
     """Cost of each known object's continuation by each row, as `Matching` says.
 
     Args:
@@ -181,9 +101,7 @@ def costs(known: Objects, rows: Instances, matching: Matching) -> Float[Array, "
 
 
 def _distances(a: Float[Array, "m d"], b: Float[Array, "n d"]) -> Float[Array, "m n"]:
-    """Dimension by dimension, as vectors along the rows."""
-    differences = (a[:, None, i] - b[None, :, i] for i in range(a.shape[1]))
-    return jnp.sqrt(functools.reduce(jnp.add, map(jnp.square, differences)))
+    return jnp.sqrt(jnp.sum(jnp.square(a[:, None, :] - b[None, :, :]), axis=-1))
 
 
 def _overlaps(a: Float[Array, "m 4"], b: Float[Array, "n 4"]) -> Float[Array, "m n"]:
@@ -212,18 +130,24 @@ def assign(cost: Float[Array, "m n"]) -> Int[Array, " n"]:
       Row of each column, or -1. No row has two columns.
     """
     m, n = cost.shape
-    columns = jnp.arange(n)
 
     def round_(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         cost, match, _ = state
-        row = jnp.argmin(cost, axis=0)
-        mutual = (jnp.argmin(cost, axis=1)[row] == columns) & (jnp.min(cost, axis=0) < jnp.inf)
+        row, column = _cheapest(cost, 0), _cheapest(cost, 1)
+        mutual = (row < m) & (column[jnp.minimum(row, m - 1)] == jnp.arange(n))
         taken = jnp.zeros(m, bool).at[jnp.where(mutual, row, m)].set(True, mode="drop")
         rest = jnp.where(taken[:, None] | mutual[None, :], jnp.inf, cost)
-        return rest, jnp.where(mutual, row, match), jnp.any(mutual)
+        return rest, jnp.where(mutual, row, match), jnp.any(rest < jnp.inf)
 
-    start = (cost, jnp.full(n, -1, jnp.int32), jnp.bool_(True))
-    return jax.lax.while_loop(lambda state: state[2], round_, start)[1]
+    first = (cost, jnp.full(n, -1, jnp.int32), jnp.any(cost < jnp.inf))
+    return jax.lax.while_loop(lambda state: state[2], round_, first)[1]
+
+
+def _cheapest(cost: Float[Array, "m n"], axis: int) -> Int[Array, " k"]:
+    """Position of the least finite cost along an axis, or its length. XLA's own argmin takes several times as long."""
+    least = jnp.min(cost, axis=axis, keepdims=True)
+    place = jax.lax.broadcasted_iota(jnp.int32, cost.shape, axis)
+    return jnp.min(jnp.where((cost == least) & (cost < jnp.inf), place, cost.shape[axis]), axis=axis)
 
 
 def _rank(rows: Instances, fresh: Bool[Array, " n"]) -> Int[Array, " n"]:
@@ -232,7 +156,7 @@ def _rank(rows: Instances, fresh: Bool[Array, " n"]) -> Int[Array, " n"]:
     return jnp.zeros(fresh.size, jnp.int32).at[order].set(jnp.arange(1, fresh.size + 1, dtype=jnp.int32))
 
 
-def _continued(known: Objects, rows: Instances, match: Int[Array, " n"], matching: Matching) -> Objects:
+def _continued(known: KnownObjects, rows: Instances, match: Int[Array, " n"], matching: Matching) -> KnownObjects:
     """This frame's objects, with what earlier frames say about them."""
     before, old = jax.tree.map(lambda x: x[match], known), match >= 0
     seen = jnp.where(old, before.seen, 0) + 1
@@ -242,7 +166,7 @@ def _continued(known: Objects, rows: Instances, match: Int[Array, " n"], matchin
     step = (rows.center - before.center) / (1.0 + before.unseen)[:, None]
     velocity = before.velocity + velocity_share * (step - before.velocity)
     embedding = before.embedding + embedding_share * (rows.embedding - before.embedding)
-    return Objects(
+    return KnownObjects(
         valid=rows.valid,
         track_id=rows.track_id,
         class_id=rows.class_id,
@@ -255,7 +179,7 @@ def _continued(known: Objects, rows: Instances, match: Int[Array, " n"], matchin
     )
 
 
-def _unseen(known: Objects, match: Int[Array, " n"], matching: Matching) -> Objects:
+def _unseen(known: KnownObjects, match: Int[Array, " n"], matching: Matching) -> KnownObjects:
     """The objects that no row continues and that may come back, the last seen first, as many as a frame has rows."""
     m = known.valid.size
     taken = jnp.zeros(m, bool).at[jnp.where(match < 0, m, match)].set(True, mode="drop")

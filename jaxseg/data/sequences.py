@@ -3,6 +3,7 @@
 Speeds are in pixels a frame of an image 128 high and scale with the image, as sizes do.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -120,20 +121,15 @@ def _arriving(mover: _Mover, size: tuple[int, int]) -> _Mover:
 def _moved(rng: np.random.Generator, mover: _Mover, pan: int, size: tuple[int, int], horizon: float) -> _Mover:
     """One frame later: where it drives to, plus what the camera's pan shifts all by."""
     scale, shape = size[0] / 128, mover.shape
-    vy, vx = np.array(mover.velocity) + rng.normal(0, (0.02, 0.05)) * scale
+    limit = np.array([0.2, 1.0]) * FASTEST * scale
+    vy, vx = np.clip(np.array(mover.velocity) + rng.normal(0, (0.02, 0.05)) * scale, -limit, limit).tolist()
     y, x = shape.center[0] + vy, shape.center[1] + vx + pan
     # It turns back at the horizon and before the viewer.
     vy = abs(vy) if y < horizon else -abs(vy) if y > 0.95 * size[0] else vy
-    extent = np.clip(
-        shape.size * np.exp(mover.growth), shapes.SMALLEST * scale, max(shapes.LARGEST * scale, shape.size)
-    )
-    turned = replace(shape, center=(float(y), float(x)), size=float(extent), angle=shape.angle + mover.spin)
-    fastest = FASTEST * scale
-    return replace(
-        mover,
-        shape=turned,
-        velocity=(float(np.clip(vy, -0.5 * scale, 0.5 * scale)), float(np.clip(vx, -fastest, fastest))),
-    )
+    extent = shape.size * math.exp(mover.growth)
+    extent = min(max(extent, shapes.SMALLEST * scale), shapes.LARGEST * scale)
+    turned = replace(shape, center=(y, x), size=extent, angle=shape.angle + mover.spin)
+    return replace(mover, shape=turned, velocity=(vy, vx))
 
 
 def _gone(mover: _Mover, size: tuple[int, int]) -> bool:
