@@ -57,13 +57,9 @@ def _dispatch(argv: Sequence[str]) -> int | None:
     commands = {
         "train": (train, "train a network, or go on training it"),
         "eval": (evaluate, "measure a trained network and write a report"),
-<<<<<<< HEAD
-        "predict": (predict, "segment images, folders or globs"),
-        "export": (export, "write a trained network as one file, for programs that know JAX alone"),
-=======
         "predict": (predict, "segment images, videos and what cameras see"),
         "look": (look, "show what the method does with images"),
->>>>>>> 559b291aed9ca1f66f5aad51d8412c978b12c003
+        "export": (export, "write a trained network as one file, for programs that know JAX alone"),
         "data": (data, "prepare, check or show a data set"),
         "weights": (weights, "import an encoder's weights, or show what they are"),
         "superpixels": (superpixels, "what superpixels of each size and compactness cost"),

@@ -232,7 +232,7 @@ class _Finish:
         found = jax.device_get(found)
         picture = visualize.overlay(item.frame.pixels, found.semantic, found.instance, found.instances, self.classes)
         if self.output:
-            write(self.output, item.frame.name, picture, found, self.classes, self.segmented.tracks(item.source))
+            write(self.output, item.frame.name, picture, found, self.classes)
         return picture
 
 
@@ -284,9 +284,7 @@ class _Speed(progress.ProgressColumn):
         return Text(f"{task.finished_speed or task.speed or 0:.1f} frames/s")
 
 
-def write(
-    output: Path, name: str, overlay: np.ndarray, found: Segmentation, classes: ClassList, tracked: bool = False
-) -> None:
+def write(output: Path, name: str, overlay: np.ndarray, found: Segmentation, classes: ClassList) -> None:
     """Writes the four files of one frame.
 
     Args:
@@ -295,7 +293,6 @@ def write(
       overlay: (H, W, 3) uint8 RGB.
       found: host arrays of the same size.
       classes: names for the list.
-      tracked: whether objects have identities.
 
     Raises:
       UserError: a file cannot be written.
@@ -307,11 +304,7 @@ def write(
         "width": overlay.shape[1],
         "classes": class_table(classes),
         "lost": int(found.lost),
-<<<<<<< HEAD
         "instances": found.objects(classes),
-=======
-        "instances": objects(found, classes, tracked),
->>>>>>> 559b291aed9ca1f66f5aad51d8412c978b12c003
     }
     files.write_json(output / f"{name}.json", document)
 
@@ -323,24 +316,3 @@ def class_table(classes: ClassList) -> list[dict[str, Any]]:
         {"id": i, "name": name, "isthing": int(i in classes.things), "color": [int(v) for v in colors[i]]}
         for i, name in enumerate(classes.names)
     ]
-<<<<<<< HEAD
-=======
-
-
-def objects(found: Segmentation, classes: ClassList, tracked: bool = False) -> list[dict[str, Any]]:
-    """The objects of one frame, most confident center first: id, class, score, box, area, center, and track if any."""
-    rows = found.instances
-    return [
-        {
-            "id": int(i) + 1,
-            **({"track": int(rows.track_id[i])} if tracked else {}),
-            "class": classes.names[int(rows.class_id[i])],
-            "class_id": int(rows.class_id[i]),
-            "score": round(float(rows.score[i]), 6),
-            "box": [int(v) for v in rows.box[i]],
-            "area": int(rows.area[i]),
-            "center": [round(float(v), 2) for v in rows.center[i]],
-        }
-        for i in np.flatnonzero(rows.valid)
-    ]
->>>>>>> 559b291aed9ca1f66f5aad51d8412c978b12c003
