@@ -30,6 +30,5 @@ def load(path: str | Path, best: bool = False) -> "Model | Exported":
       UserError: neither, or one that cannot be used.
     """
     from jaxseg.apps.exported import open_model
-    from jaxseg.train import storage
 
-    return open_model(storage.folder(str(path)), best=best)
+    return open_model(path, best=best)

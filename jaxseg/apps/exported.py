@@ -40,7 +40,7 @@ MOST_TEXT = 1 << 20
 """Most bytes of ``about``."""
 
 
-def open_model(path: storage.Folder, best: bool = False) -> "model.Model | Exported":
+def open_model(path: str | storage.Folder, best: bool = False) -> "model.Model | Exported":
     """Opens a trained network: the work directory of a run, or an exported file.
 
     Args:
@@ -50,11 +50,12 @@ def open_model(path: storage.Folder, best: bool = False) -> "model.Model | Expor
     Raises:
       UserError: neither, or one that cannot be used.
     """
-    if not path.is_file():
-        return model.load(path, best=best)
+    place = storage.folder(str(path))
+    if not place.is_file():
+        return model.load(place, best=best)
     if best:
         raise config.UserError(f"{path} is an exported file, which holds one state. Leave --best out.")
-    return load(path)
+    return load(place)
 
 
 @dataclass(frozen=True)
