@@ -56,8 +56,8 @@ config = replace(
 OURS = re.compile(r"(python (train|eval)\.py|jaxseg) ")
 """How a line begins that gives a command of the program."""
 
-ELSEWHERE = ("--coordinator", "--train.debug", "--data.builder", "--submission", "--view", "gs://", "CITYSCAPES")
-"""Words of commands that need other machines, other data, or a screen."""
+ELSEWHERE = ("--coordinator", "--train.debug", "--data.builder", "--submission", "--view", "://", "CITYSCAPES")
+"""Parts of words of commands that need other machines, other data, a camera or a screen."""
 
 IN_OTHER_TESTS = {"weights", "benchmark"}
 """Commands that need files of other projects, or compile all anew: tests/apps runs them."""
@@ -116,6 +116,8 @@ def possible(words: list[str]) -> bool:
     if name(words) in IN_OTHER_TESTS or any(away in word for away in ELSEWHERE for word in words):
         return False
     value = dict(itertools.pairwise(words))
+    if name(words) == "predict" and any(word.isdigit() for word in words):
+        return False  # A camera.
     known = ("runs/demo", "runs/mine")
     if name(words) == "train" and (value.get("--workdir") != "runs/mine" or "--model.encoder-weights" in words):
         return False
@@ -172,10 +174,19 @@ def run(block: Block, names: dict) -> None:
         assert said.getvalue().splitlines() == expected, f"{block.page}:{block.line}"
 
 
+def test_a_snippet_that_fails_is_found_where_it_stands():
+    with pytest.raises(AssertionError, match=r"page\.md:7"):
+        run(Block("page.md", 7, "python", "print(1 + 1)  # 3\n", ""), {})
+    run(Block("page.md", 7, "python", "print(1 + 1)  # 2\n", ""), {})
+    with pytest.raises(ZeroDivisionError) as failed:
+        run(Block("page.md", 7, "python", "x = 1\nx / 0\n", ""), {})
+    assert (str(failed.traceback[-1].path), failed.traceback[-1].lineno + 1) == ("page.md", 8)
+
+
 @pytest.mark.parametrize("page", [page for page, found in BLOCKS.items() if any(b.kind == "python" for b in found)])
 def test_the_snippets_of_a_page_run_and_print_what_they_say(page, place, monkeypatch):
     monkeypatch.chdir(place)
-    monkeypatch.setattr(sys, "path", [*sys.path, str(place)])
+    monkeypatch.setattr(sys, "path", [*sys.path, str(place)])  # Where an encoder is named, the folder is added.
     frame = shapes.scene(np.random.default_rng(9), SIZE, 2).image
     names = {"__name__": "__main__", "frame": frame}
     snippets = [block for block in BLOCKS[page] if block.kind == "python"]
@@ -188,7 +199,7 @@ def test_the_snippets_of_a_page_run_and_print_what_they_say(page, place, monkeyp
 @pytest.mark.parametrize("page", [page for page in BLOCKS if commands(page)])
 def test_the_quick_commands_of_a_page_end_well(page, place, monkeypatch, capsys):
     monkeypatch.chdir(place)
-    monkeypatch.setattr(sys, "path", [*sys.path, str(place)])
+    monkeypatch.setattr(sys, "path", [*sys.path, str(place)])  # Where an encoder is named, the folder is added.
     for words in commands(page):
         given = shorter(words)[1:] if words[0] == "jaxseg" else [name(words), *words[2:]]
         monkeypatch.setattr(sys, "argv", ["jaxseg", *given])

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -177,6 +178,12 @@ def test_detections_are_the_objects_in_pixels_of_the_image():
     assert [(h.hypothesis.class_id, h.hypothesis.score) for h in can.results] == [("can", 0.5)]
 
 
+def test_an_object_that_is_followed_has_the_id_of_its_track():
+    found = segmentation()
+    found = found.replace(instances=found.instances.replace(track_id=np.array([7, 0, 0], np.int32)))
+    assert [d.id for d in node.to_detections(VISION, object(), found, NAMES).detections] == ["7", "3"]
+
+
 class Publisher:
     def __init__(self, listeners):
         self.sent, self.listeners = [], listeners
@@ -256,6 +263,29 @@ def test_every_image_is_answered_under_its_own_header(listeners):
     np.testing.assert_array_equal(ids, found.instance)
     assert sent["~/instance"][0].encoding == "mono16"
     np.testing.assert_array_equal(segmenter.model.frames[0], node.to_frame(images[0]))
+
+
+def test_results_are_followed_from_image_to_image(monkeypatch):
+    """A tracker that counts images: each result gets the number of those before it, from a state that begins at 10."""
+    track = ModuleType("jaxseg.track")
+    track.Matching = lambda coordinates: coordinates
+    track.start = lambda found: 10
+
+    def update(tracks, found, matching):
+        ids = jnp.where(found.instances.valid, tracks + matching, 0)
+        return tracks + 1, found.replace(instances=found.instances.replace(track_id=ids))
+
+    track.update = update
+    monkeypatch.setitem(sys.modules, "jaxseg.track", track)
+    monkeypatch.setattr(node.jaxseg, "track", track, raising=False)
+    model = Model([])
+    model.settings = SimpleNamespace(model=SimpleNamespace(coordinates=100))
+    ros = Node()
+    node.Segmenter(ros, model, Image, VISION, "newest", node.follower(model))
+    for _ in range(2):
+        ros.callback(message(picture(3, height=4, width=6), "rgb8"))
+    sent = ros.publishers["~/detections"].sent
+    assert [[d.id for d in listed.detections] for listed in sent] == [["110", "110"], ["111", "111"]]
 
 
 def test_an_image_that_cannot_be_read_is_reported_and_the_next_one_is_segmented():
