@@ -6,6 +6,7 @@ video.mp4, and a tiny stand-in for each config. A line ``print(...)  # text`` mu
 the comment ``<!-- not run: reason -->`` right before its block.
 """
 
+import ast
 import contextlib
 import io
 import itertools
@@ -165,9 +166,19 @@ def place(tmp_path_factory):
     return folder
 
 
+def printed(snippet: str) -> list[str]:
+    """What the calls of print say that they print, behind `#` in the line they end in."""
+    lines, found = snippet.splitlines(), []
+    for node in ast.parse(snippet).body:
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and ast.unparse(node.value.func) == "print":
+            rest = lines[node.end_lineno - 1].encode()[node.end_col_offset :].decode()
+            found += [rest.partition("#")[2].strip()] if "#" in rest else []
+    return found
+
+
 def run(block: Block, names: dict) -> None:
     """Runs a snippet; its lines have the numbers that they have in the page."""
-    said, expected = io.StringIO(), re.findall(r"^print\(.*\)  # (.*)$", block.text, re.M)
+    said, expected = io.StringIO(), printed(block.text)
     with contextlib.redirect_stdout(said):
         exec(compile("\n" * (block.line - 1) + block.text, block.page, "exec"), names)
     if expected:
@@ -177,7 +188,7 @@ def run(block: Block, names: dict) -> None:
 def test_a_snippet_that_fails_is_found_where_it_stands():
     with pytest.raises(AssertionError, match=r"page\.md:7"):
         run(Block("page.md", 7, "python", "print(1 + 1)  # 3\n", ""), {})
-    run(Block("page.md", 7, "python", "print(1 + 1)  # 2\n", ""), {})
+    run(Block("page.md", 7, "python", "print(1 + 1)  # 2\nprint(\n    '#'\n)  # #\n", ""), {})
     with pytest.raises(ZeroDivisionError) as failed:
         run(Block("page.md", 7, "python", "x = 1\nx / 0\n", ""), {})
     assert (str(failed.traceback[-1].path), failed.traceback[-1].lineno + 1) == ("page.md", 8)
