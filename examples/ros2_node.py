@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 import jaxseg
-from jaxseg import config
+from jaxseg import config, runtime
 from jaxseg.types import Segmentation
 
 
@@ -86,7 +86,11 @@ def to_frame(message: Any) -> np.ndarray:
     if bits == 16:
         wide = rows.view(">u2" if message.is_bigendian else "<u2")
         rows = ((wide.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    return rows.reshape(height, width, channels)[..., rgb]
+    pixels, frame = rows.reshape(height, width, channels), np.empty((height, width, 3), np.uint8)
+    # One after the other: indexed by all three, NumPy would leave three planes, which whoever reads them pays for.
+    for i, channel in enumerate(rgb):
+        frame[..., i] = pixels[..., channel]
+    return frame
 
 
 def to_image(kind: type, header: Any, encoding: str, picture: np.ndarray) -> Any:
@@ -212,6 +216,7 @@ def main() -> int:
     from sensor_msgs import msg as sensor
     from vision_msgs import msg as vision
 
+    runtime.prepare()
     rclpy.init()
     node = rclpy.create_node("jaxseg")
     defaults = {"model": "runs/demo", "height": 0, "width": 0, "track": False}

@@ -84,6 +84,7 @@ def test_channels_are_put_in_order(padding, data):
     ):
         frame = node.to_frame(message(pixels, encoding, padding, data=data))
         assert frame.dtype == np.uint8
+        assert frame.flags.c_contiguous
         np.testing.assert_array_equal(frame, wanted, err_msg=encoding)
 
 
