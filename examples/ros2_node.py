@@ -23,8 +23,8 @@ import jax
 import numpy as np
 
 import jaxseg
-from jaxseg import config, runtime
-from jaxseg.types import Segmentation
+from jaxseg import config, runtime, track
+from jaxseg.types import Matching, Segmentation
 
 
 class Encoding(NamedTuple):
@@ -150,10 +150,8 @@ def follower(model: Any) -> Callable[[Segmentation], Segmentation]:
     Args:
       model: of `jaxseg.load`.
     """
-    from jaxseg import track
-
     settings = getattr(model, "settings", None)
-    matching = track.Matching(coordinates=settings.model.coordinates if settings else 0.0)
+    matching = Matching(coordinates=settings.model.coordinates if settings else 0.0)
     update, tracks = jax.jit(track.update), None
 
     def follow(found: Segmentation) -> Segmentation:

@@ -217,8 +217,8 @@ def test_the_quick_commands_of_a_page_end_well(page, place, monkeypatch, capsys)
         with pytest.raises(SystemExit) as left:
             cli.main()
         assert left.value.code == 0, f"{shlex.join(words)}\n{capsys.readouterr().err}"
-        if "--output" in words:
-            assert (place / words[words.index("--output") + 1]).exists(), shlex.join(words)
+        for option in {"--output", "--video"} & set(words):
+            assert (place / words[words.index(option) + 1]).exists(), shlex.join(words)
 
 
 def test_every_command_is_documented_and_really_given(capsys, monkeypatch):

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import pytest
 
@@ -266,27 +266,23 @@ def test_every_image_is_answered_under_its_own_header(listeners):
     np.testing.assert_array_equal(segmenter.model.frames[0], node.to_frame(images[0]))
 
 
-def test_results_are_followed_from_image_to_image(monkeypatch):
-    """A tracker that counts images: each result gets the number of those before it, from a state that begins at 10."""
-    track = ModuleType("jaxseg.track")
-    track.Matching = lambda coordinates: coordinates
-    track.start = lambda found: 10
-
-    def update(tracks, found, matching):
-        ids = jnp.where(found.instances.valid, tracks + matching, 0)
-        return tracks + 1, found.replace(instances=found.instances.replace(track_id=ids))
-
-    track.update = update
-    monkeypatch.setitem(sys.modules, "jaxseg.track", track)
-    monkeypatch.setattr(node.jaxseg, "track", track, raising=False)
+def test_objects_keep_their_ids_from_image_to_image():
+    """Two objects, then one of them in another row: its id is that of before, not of its row."""
+    first, second = segmentation(), segmentation()
+    rows = second.instances
+    second = second.replace(instances=jax.tree.map(lambda x: x[[2, 1, 0]], rows))
+    second = second.replace(instances=second.instances.replace(valid=np.array([True, False, False])))
+    found = iter([first, second])
     model = Model([])
-    model.settings = SimpleNamespace(model=SimpleNamespace(coordinates=100))
+    model.settings = SimpleNamespace(model=SimpleNamespace(coordinates=0.0))
     ros = Node()
-    node.Segmenter(ros, model, Image, VISION, "newest", node.follower(model))
+    segmenter = node.Segmenter(ros, model, Image, VISION, "newest", node.follower(model))
+    segmenter.model = lambda frame: next(found)
+    segmenter.model.classes = model.classes
     for _ in range(2):
         ros.callback(message(picture(3, height=4, width=6), "rgb8"))
     sent = ros.publishers["~/detections"].sent
-    assert [[d.id for d in listed.detections] for listed in sent] == [["110", "110"], ["111", "111"]]
+    assert [[d.id for d in listed.detections] for listed in sent] == [["1", "2"], ["2"]]
 
 
 def test_an_image_that_cannot_be_read_is_reported_and_the_next_one_is_segmented():
