@@ -8,21 +8,23 @@ replaces what waits. For each it publishes, with the header of the image,
 - ``~/overlay`` (sensor_msgs/Image, rgb8), drawn only while somebody listens;
 - ``~/semantic`` (sensor_msgs/Image, mono8), the class of every pixel;
 - ``~/instance`` (sensor_msgs/Image, mono16), 0 or the id of the object that owns the pixel;
-- ``~/detections`` (vision_msgs/Detection2DArray), class, score and box of each object, under its id in ``~/instance``.
+- ``~/detections`` (vision_msgs/Detection2DArray), class, score and box of each object, under its id in ``~/instance``,
+  or, with ``-p track:=true``, under one that stays with it from image to image.
 
 ROS is imported in `main` alone, so that the conversions can be used and tested without it.
 """
 
 import array
 import sys
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 import jaxseg
-from jaxseg import config
-from jaxseg.types import Segmentation
+from jaxseg import config, runtime, track
+from jaxseg.types import Matching, Segmentation
 
 
 class Encoding(NamedTuple):
@@ -84,7 +86,11 @@ def to_frame(message: Any) -> np.ndarray:
     if bits == 16:
         wide = rows.view(">u2" if message.is_bigendian else "<u2")
         rows = ((wide.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    return rows.reshape(height, width, channels)[..., rgb]
+    pixels, frame = rows.reshape(height, width, channels), np.empty((height, width, 3), np.uint8)
+    # One after the other: indexed by all three, NumPy would leave three planes, which whoever reads them pays for.
+    for i, channel in enumerate(rgb):
+        frame[..., i] = pixels[..., channel]
+    return frame
 
 
 def to_image(kind: type, header: Any, encoding: str, picture: np.ndarray) -> Any:
@@ -130,12 +136,30 @@ def to_detections(messages: Any, header: Any, found: Segmentation, names: tuple[
         hypothesis.hypothesis.class_id = names[int(rows.class_id[i])]
         hypothesis.hypothesis.score = float(rows.score[i])
         detection = messages.Detection2D()
-        detection.header, detection.id = header, str(i + 1)
+        detection.header, detection.id = header, str(rows.track_id[i] or i + 1)
         detection.bbox.center.position.x, detection.bbox.center.position.y = (x0 + x1) / 2, (y0 + y1) / 2
         detection.bbox.size_x, detection.bbox.size_y = x1 - x0, y1 - y0
         detection.results.append(hypothesis)
         listed.detections.append(detection)
     return listed
+
+
+def follower(model: Any) -> Callable[[Segmentation], Segmentation]:
+    """What gives the objects of each next result the identities that they had in those before.
+
+    Args:
+      model: of `jaxseg.load`.
+    """
+    settings = getattr(model, "settings", None)
+    matching = Matching(coordinates=settings.model.coordinates if settings else 0.0)
+    update, tracks = jax.jit(track.update), None
+
+    def follow(found: Segmentation) -> Segmentation:
+        nonlocal tracks
+        tracks, followed = update(track.start(found) if tracks is None else tracks, found, matching)
+        return followed
+
+    return follow
 
 
 class Segmenter:
@@ -147,10 +171,19 @@ class Segmenter:
       image: sensor_msgs.msg.Image.
       vision: vision_msgs.msg.
       newest: quality of service that keeps the last image alone.
+      follow: what each result goes through; see `follower`.
     """
 
-    def __init__(self, node: Any, model: Any, image: type, vision: Any, newest: Any) -> None:
-        self.node, self.model, self.image, self.vision = node, model, image, vision
+    def __init__(
+        self,
+        node: Any,
+        model: Any,
+        image: type,
+        vision: Any,
+        newest: Any,
+        follow: Callable[[Segmentation], Segmentation] = lambda found: found,
+    ) -> None:
+        self.node, self.model, self.image, self.vision, self.follow = node, model, image, vision, follow
         self.maps = {name: node.create_publisher(image, f"~/{name}", 1) for name in ("overlay", "semantic", "instance")}
         self.detections = node.create_publisher(vision.Detection2DArray, "~/detections", 1)
         # Last: from here on images arrive.
@@ -160,7 +193,7 @@ class Segmenter:
         """Segments one image. One that cannot be read, or is not of an exported file's size, is reported and left."""
         try:
             frame = to_frame(message)
-            found = jax.device_get(self.model(frame))
+            found = jax.device_get(self.follow(self.model(frame)))
         except ValueError as error:
             self.node.get_logger().warning(str(error), throttle_duration_sec=5.0)
             return
@@ -181,16 +214,18 @@ def main() -> int:
     from sensor_msgs import msg as sensor
     from vision_msgs import msg as vision
 
+    runtime.prepare()
     rclpy.init()
     node = rclpy.create_node("jaxseg")
-    defaults = {"model": "runs/demo", "height": 0, "width": 0}
-    path, height, width = (node.declare_parameter(name, value).value for name, value in defaults.items())
+    defaults = {"model": "runs/demo", "height": 0, "width": 0, "track": False}
+    path, height, width, tracks = (node.declare_parameter(name, value).value for name, value in defaults.items())
     try:
         model = jaxseg.load(path)
         seconds = model.warmup((height, width) if height and width else None)
         node.get_logger().info(f"{path} is compiled, which took {seconds:.1f} s")
         newest = QoSProfile(depth=1, history=HistoryPolicy.KEEP_LAST, reliability=ReliabilityPolicy.BEST_EFFORT)
-        segmenter = Segmenter(node, model, sensor.Image, vision, newest)
+        follow = [follower(model)] if tracks else []
+        segmenter = Segmenter(node, model, sensor.Image, vision, newest, *follow)
         node.get_logger().info(f"waiting for images on {segmenter.subscription.topic_name}")
         rclpy.spin(node)
     except (config.UserError, ValueError) as error:

@@ -6,6 +6,7 @@ video.mp4, and a tiny stand-in for each config. A line ``print(...)  # text`` mu
 the comment ``<!-- not run: reason -->`` right before its block.
 """
 
+import ast
 import contextlib
 import io
 import itertools
@@ -56,8 +57,8 @@ config = replace(
 OURS = re.compile(r"(python (train|eval)\.py|jaxseg) ")
 """How a line begins that gives a command of the program."""
 
-ELSEWHERE = ("--coordinator", "--train.debug", "--data.builder", "--submission", "--view", "gs://", "CITYSCAPES")
-"""Words of commands that need other machines, other data, or a screen."""
+ELSEWHERE = ("--coordinator", "--train.debug", "--data.builder", "--submission", "--view", "://", "CITYSCAPES")
+"""Parts of words of commands that need other machines, other data, a camera or a screen."""
 
 IN_OTHER_TESTS = {"weights", "benchmark"}
 """Commands that need files of other projects, or compile all anew: tests/apps runs them."""
@@ -116,6 +117,8 @@ def possible(words: list[str]) -> bool:
     if name(words) in IN_OTHER_TESTS or any(away in word for away in ELSEWHERE for word in words):
         return False
     value = dict(itertools.pairwise(words))
+    if name(words) == "predict" and any(word.isdigit() for word in words):
+        return False  # A camera.
     known = ("runs/demo", "runs/mine")
     if name(words) == "train" and (value.get("--workdir") != "runs/mine" or "--model.encoder-weights" in words):
         return False
@@ -163,19 +166,38 @@ def place(tmp_path_factory):
     return folder
 
 
+def printed(snippet: str) -> list[str]:
+    """What the calls of print say that they print, behind `#` in the line they end in."""
+    lines, found = snippet.splitlines(), []
+    for node in ast.parse(snippet).body:
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and ast.unparse(node.value.func) == "print":
+            rest = lines[node.end_lineno - 1].encode()[node.end_col_offset :].decode()
+            found += [rest.partition("#")[2].strip()] if "#" in rest else []
+    return found
+
+
 def run(block: Block, names: dict) -> None:
     """Runs a snippet; its lines have the numbers that they have in the page."""
-    said, expected = io.StringIO(), re.findall(r"^print\(.*\)  # (.*)$", block.text, re.M)
+    said, expected = io.StringIO(), printed(block.text)
     with contextlib.redirect_stdout(said):
         exec(compile("\n" * (block.line - 1) + block.text, block.page, "exec"), names)
     if expected:
         assert said.getvalue().splitlines() == expected, f"{block.page}:{block.line}"
 
 
+def test_a_snippet_that_fails_is_found_where_it_stands():
+    with pytest.raises(AssertionError, match=r"page\.md:7"):
+        run(Block("page.md", 7, "python", "print(1 + 1)  # 3\n", ""), {})
+    run(Block("page.md", 7, "python", "print(1 + 1)  # 2\nprint(\n    '#'\n)  # #\n", ""), {})
+    with pytest.raises(ZeroDivisionError) as failed:
+        run(Block("page.md", 7, "python", "x = 1\nx / 0\n", ""), {})
+    assert (str(failed.traceback[-1].path), failed.traceback[-1].lineno + 1) == ("page.md", 8)
+
+
 @pytest.mark.parametrize("page", [page for page, found in BLOCKS.items() if any(b.kind == "python" for b in found)])
 def test_the_snippets_of_a_page_run_and_print_what_they_say(page, place, monkeypatch):
     monkeypatch.chdir(place)
-    monkeypatch.setattr(sys, "path", [*sys.path, str(place)])
+    monkeypatch.setattr(sys, "path", [*sys.path, str(place)])  # Where an encoder is named, the folder is added.
     frame = shapes.scene(np.random.default_rng(9), SIZE, 2).image
     names = {"__name__": "__main__", "frame": frame}
     snippets = [block for block in BLOCKS[page] if block.kind == "python"]
@@ -188,15 +210,15 @@ def test_the_snippets_of_a_page_run_and_print_what_they_say(page, place, monkeyp
 @pytest.mark.parametrize("page", [page for page in BLOCKS if commands(page)])
 def test_the_quick_commands_of_a_page_end_well(page, place, monkeypatch, capsys):
     monkeypatch.chdir(place)
-    monkeypatch.setattr(sys, "path", [*sys.path, str(place)])
+    monkeypatch.setattr(sys, "path", [*sys.path, str(place)])  # Where an encoder is named, the folder is added.
     for words in commands(page):
         given = shorter(words)[1:] if words[0] == "jaxseg" else [name(words), *words[2:]]
         monkeypatch.setattr(sys, "argv", ["jaxseg", *given])
         with pytest.raises(SystemExit) as left:
             cli.main()
         assert left.value.code == 0, f"{shlex.join(words)}\n{capsys.readouterr().err}"
-        if "--output" in words:
-            assert (place / words[words.index("--output") + 1]).exists(), shlex.join(words)
+        for option in {"--output", "--video"} & set(words):
+            assert (place / words[words.index(option) + 1]).exists(), shlex.join(words)
 
 
 def test_every_command_is_documented_and_really_given(capsys, monkeypatch):

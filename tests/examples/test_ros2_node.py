@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
@@ -83,6 +84,7 @@ def test_channels_are_put_in_order(padding, data):
     ):
         frame = node.to_frame(message(pixels, encoding, padding, data=data))
         assert frame.dtype == np.uint8
+        assert frame.flags.c_contiguous
         np.testing.assert_array_equal(frame, wanted, err_msg=encoding)
 
 
@@ -177,6 +179,12 @@ def test_detections_are_the_objects_in_pixels_of_the_image():
     assert [(h.hypothesis.class_id, h.hypothesis.score) for h in can.results] == [("can", 0.5)]
 
 
+def test_an_object_that_is_followed_has_the_id_of_its_track():
+    found = segmentation()
+    found = found.replace(instances=found.instances.replace(track_id=np.array([7, 0, 0], np.int32)))
+    assert [d.id for d in node.to_detections(VISION, object(), found, NAMES).detections] == ["7", "3"]
+
+
 class Publisher:
     def __init__(self, listeners):
         self.sent, self.listeners = [], listeners
@@ -256,6 +264,25 @@ def test_every_image_is_answered_under_its_own_header(listeners):
     np.testing.assert_array_equal(ids, found.instance)
     assert sent["~/instance"][0].encoding == "mono16"
     np.testing.assert_array_equal(segmenter.model.frames[0], node.to_frame(images[0]))
+
+
+def test_objects_keep_their_ids_from_image_to_image():
+    """Two objects, then one of them in another row: its id is that of before, not of its row."""
+    first, second = segmentation(), segmentation()
+    rows = second.instances
+    second = second.replace(instances=jax.tree.map(lambda x: x[[2, 1, 0]], rows))
+    second = second.replace(instances=second.instances.replace(valid=np.array([True, False, False])))
+    found = iter([first, second])
+    model = Model([])
+    model.settings = SimpleNamespace(model=SimpleNamespace(coordinates=0.0))
+    ros = Node()
+    segmenter = node.Segmenter(ros, model, Image, VISION, "newest", node.follower(model))
+    segmenter.model = lambda frame: next(found)
+    segmenter.model.classes = model.classes
+    for _ in range(2):
+        ros.callback(message(picture(3, height=4, width=6), "rgb8"))
+    sent = ros.publishers["~/detections"].sent
+    assert [[d.id for d in listed.detections] for listed in sent] == [["1", "2"], ["2"]]
 
 
 def test_an_image_that_cannot_be_read_is_reported_and_the_next_one_is_segmented():
