@@ -7,9 +7,9 @@ after frame on frames that lie on the device, each result awaited; and all of th
 frame that is read until the file is complete. Nothing compiles in a turn; starting Python and loading the model do not
 count.
 
-Without a work directory the network is untrained, and its confidence is set so that it finds something to draw: the
-threshold is passed by a thousandth of the grid elements of the first frame. Prints a table on stderr, a line of JSON on
-stdout.
+Without a work directory the network is untrained, and its confidence is set so that a thousandth of the grid elements
+of the first frame passes it: a few objects, in crumbs all over the frame, which are more to draw and to encode than
+what a trained network finds. Prints a table on stderr, a line of JSON on stdout.
 """
 
 import argparse

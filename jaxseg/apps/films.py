@@ -21,7 +21,7 @@ GROUND = 24
 CLOCK = 90_000
 """Ticks a second: all usual frame rates are whole numbers of them."""
 
-OPTIONS = {"preset": "superfast", "crf": "20", "x264-params": "colormatrix=smpte170m:range=tv"}
+OPTIONS = {"preset": "ultrafast", "crf": "20", "x264-params": "colormatrix=smpte170m:range=tv"}
 """Little time beside the network's, hardly visible losses, and the matrix that RGB is converted with."""
 
 

@@ -209,6 +209,8 @@ class Video:
 
     def _complain(self, number: int, end: float, damaged: list[int]) -> None:
         done, wanted = number - len(damaged), self.count or 0
+        if not done:
+            raise config.UserError(f"{self.path} holds no frame that can be decoded. Replace or remove it.")
         late = self.seconds is not None and end < self.seconds - 2 / self.rate
         if done < wanted and (late or number < wanted - 2):
             raise config.UserError(f"{self.path} ends after {done} of {wanted} frames. Replace it.")

@@ -140,7 +140,7 @@ def run(
         bar.advance()
         if window and not window.closed:
             if item.source.moving or film:
-                window.show(shown, item.frame.name, item.frame.seconds)
+                window.show(shown, item.frame.name, 0.0 if live else item.frame.seconds)
             else:
                 window.show(shown, f"{item.frame.name} - any key: next, q: end")
                 window.wait()
