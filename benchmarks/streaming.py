@@ -80,7 +80,7 @@ def _measured(
     def whole() -> None:
         sources, _ = inputs.sources([str(folder / "in.mp4")])
         with films.film(folder / "out.mp4") as film, predict.Bar(sources) as bar:
-            predict.run(trained, trained.classes, sources, bar, film=film)
+            predict.run(trained, sources, bar, film=film)
             done = bar.done
         assert done == count, f"{done} of {count} frames came out."
 

@@ -1,4 +1,4 @@
-"""Writes a video of a generated scene that moves, to try `jaxseg predict` on: python examples/moving_scene.py scene.mp4."""
+"""Writes a generated scene that moves, to try `jaxseg predict` on: python examples/moving_scene.py scene.mp4."""
 
 import argparse
 from pathlib import Path

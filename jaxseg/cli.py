@@ -137,9 +137,9 @@ def evaluate(argv: Sequence[str]) -> None:
 
 
 def predict(argv: Sequence[str]) -> int:
-    """``--model DIR INPUT... [--output DIR] [--video FILE] [--view] [--best]``."""
+    """``--model DIR|FILE INPUT... [--output DIR] [--video FILE] [--view] [--best]``."""
     parser = _Parser("jaxseg predict", description="Segments images, videos and what cameras see.")
-    parser.add_argument("--model", required=True, help="work directory of a run")
+    parser.add_argument("--model", required=True, help="work directory of a run, or file of jaxseg export")
     parser.add_argument("--output", type=Path, help="folder for overlay, masks and list of objects of each frame")
     parser.add_argument("--video", type=Path, help="file for the overlays: .mp4, .mov, .mkv, .webp or .gif")
     parser.add_argument("--view", action="store_true", help="show the overlays in a window; q ends")
@@ -152,8 +152,8 @@ def predict(argv: Sequence[str]) -> int:
     from jaxseg.apps import predict as app
     from jaxseg.train import storage
 
-    workdir = storage.folder(known.model)
-    return app.predict(workdir, known.inputs, known.output, known.video, known.view, known.best)
+    network = storage.folder(known.model)
+    return app.predict(network, known.inputs, known.output, known.video, known.view, known.best)
 
 
 def look(argv: Sequence[str]) -> int:

@@ -114,6 +114,7 @@ def _about(
         "classes": list(classes.names),
         "stuff": list(classes.stuff),
         "colors": [list(color) for color in classes.colors],
+        "pixels_per_unit": trained.pixels_per_unit(size),
         "thresholds": {k: float(v) for k, v in vars(model.thresholds(trained.settings)).items()},
         "weights": names,
     }

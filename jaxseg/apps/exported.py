@@ -81,6 +81,10 @@ class Exported:
         height, width = self.about["frame"]
         return height, width
 
+    def pixels_per_unit(self, size: tuple[int, int]) -> float:
+        """What `types.Matching` calls coordinates; the size is the file's."""
+        return float(self.about["pixels_per_unit"])
+
     @cached_property
     def classes(self) -> ClassList:
         """Names of the classes."""
@@ -223,6 +227,7 @@ def _check(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         all(type(i) is int and 0 < i < len(classes.names) for i in classes.stuff),
         all(type(v) is int and 0 <= v < 256 for color in classes.colors for v in color),
         all(len(color) == 3 for color in classes.colors),
+        type(about["pixels_per_unit"]) is float and 0 <= about["pixels_per_unit"] < math.inf,
         type(about["jax"]) is str and type(about["name"]) is str and type(about["step"]) is int,
     )
     if not all(right):

@@ -1,5 +1,6 @@
 """Opening a work directory: its config, its network, its parameters, and a callable for frames."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Hashable
@@ -122,6 +123,16 @@ class Model:
     def classes(self) -> ClassList:
         """Names of the classes."""
         return class_list(self.settings)
+
+    @property
+    def frame(self) -> None:
+        """(height, width) of the only frames it takes: any, while an exported file takes one size."""
+        return None
+
+    def pixels_per_unit(self, size: tuple[int, int]) -> float:
+        """What `types.Matching` calls coordinates, for frames of a size (height, width)."""
+        network = self.settings.model.size or size
+        return self.settings.model.coordinates * math.sqrt(size[0] * size[1] / (network[0] * network[1]))
 
     @cached_property
     def _numbers(self) -> Thresholds:

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,11 +22,11 @@ from rich.console import Console
 from rich.text import Text
 
 from jaxseg import config, runtime, track, visualize
-from jaxseg.apps import files, films, model
+from jaxseg.apps import exported, files, films, model
 from jaxseg.apps import inputs as reading
 from jaxseg.apps.window import Window
 from jaxseg.train import storage
-from jaxseg.types import ClassList, Segmentation
+from jaxseg.types import ClassList, Matching, Segmentation
 
 T = TypeVar("T")
 
@@ -49,7 +49,7 @@ class _Item:
 
 
 def predict(
-    workdir: storage.Folder,
+    network: storage.Folder,
     inputs: Sequence[str],
     output: Path | None = None,
     video: Path | None = None,
@@ -59,7 +59,7 @@ def predict(
     """Segments every frame of every input.
 
     Args:
-      workdir: folder of a run.
+      network: folder of a run, or an exported file.
       inputs: images, videos, folders and globs of them, numbers of cameras.
       output: folder for NAME_overlay.png, NAME_semantic.png, NAME_instance.png and NAME.json of each frame.
       video: file for the overlays of all frames, see `films.film`.
@@ -83,11 +83,11 @@ def predict(
             files.require_writable(output)
         film = stack.enter_context(_film(video, sources)) if video else None
         window = stack.enter_context(Window()) if view else None
-        trained = model.load(workdir, best=best)
+        trained = exported.open_model(network, best=best)
         bar = stack.enter_context(Bar(sources))
         for problem in problems:
             bar.report(problem)
-        interrupted = run(trained, trained.classes, sources, bar, output, film, window)
+        interrupted = run(trained, sources, bar, output, film, window)
     if interrupted and not any(source.live for source in sources):
         bar.report(f"interrupted. What was made of {bar.done} frames is complete.")
         return 130
@@ -101,8 +101,7 @@ def _film(path: Path, sources: Sequence[reading.Source]) -> films.Film:
 
 
 def run(
-    trained: Callable[[Any], Segmentation],
-    classes: ClassList,
+    trained: "model.Model | exported.Exported",
     sources: Sequence[reading.Source],
     bar: "Bar",
     output: Path | None = None,
@@ -112,8 +111,7 @@ def run(
     """Segments all frames, with everything at work at once.
 
     Args:
-      trained: what gives a frame's masks.
-      classes: its classes.
+      trained: the network.
       sources: the inputs.
       bar: is told of each frame that is done, and of what cannot be read.
       output: folder for the files of each frame.
@@ -127,7 +125,7 @@ def run(
       UserError: a result cannot be written.
     """
     segmented = _Tracked(trained, images=film is not None)
-    finish = _Finish(classes, output, segmented)
+    finish = _Finish(trained.classes, output)
     live, interrupted = any(source.live for source in sources), False
     pending: collections.deque[tuple[_Item, Future[np.ndarray]]] = collections.deque()
     # What a camera shows should be new, so that few frames are on their way.
@@ -148,7 +146,7 @@ def run(
     with (
         ThreadPoolExecutor(WORKERS) as workers,
         ThreadPoolExecutor(1) as encoder,
-        contextlib.closing(_ahead(_items(sources), ahead)) as items,
+        contextlib.closing(_ahead(_items(sources, trained.frame), ahead)) as items,
     ):
         try:
             for item in items:
@@ -172,11 +170,19 @@ def run(
     return interrupted
 
 
-def _items(sources: Sequence[reading.Source]) -> Generator[_Item | config.UserError, None, None]:
-    """All frames in order, on the device, and what could not be read of an input."""
+def _items(
+    sources: Sequence[reading.Source], size: tuple[int, int] | None
+) -> Generator[_Item | config.UserError, None, None]:
+    """All frames in order, on the device, and what could not be read of an input, or is not of the only size taken."""
     for source in sources:
         try:
             for frame in source.frames():
+                if size and frame.pixels.shape[:2] != size:
+                    height, width = frame.pixels.shape[:2]
+                    raise config.UserError(
+                        f"{source.path} is {height} x {width}, and the exported file takes {size[0]} x {size[1]}. "
+                        f"Resize it, or export again with --frame {height} {width}."
+                    )
                 yield _Item(source, frame, jax.device_put(frame.pixels))
         except config.UserError as error:
             yield error
@@ -200,9 +206,10 @@ def _written(film: films.Film, picture: Future[np.ndarray], seconds: float) -> n
 class _Tracked:
     """The model, with identities over the frames of a sequence: a video, a camera, or all images of a film."""
 
-    def __init__(self, trained: Callable[[Any], Segmentation], images: bool) -> None:
+    def __init__(self, trained: "model.Model | exported.Exported", images: bool) -> None:
         self._trained, self._images = trained, images
         self._sequence: Any = None
+        self._matching = Matching()
         self._tracks: Any = None
 
     def tracks(self, source: reading.Source) -> bool:
@@ -216,7 +223,9 @@ class _Tracked:
         sequence = (source.name if source.moving else None, frames.shape)
         if sequence != self._sequence:
             self._sequence, self._tracks = sequence, track.start(found)
-        self._tracks, found = _update(self._tracks, found)
+            height, width, _ = frames.shape
+            self._matching = Matching(coordinates=self._trained.pixels_per_unit((height, width)))
+        self._tracks, found = _update(self._tracks, found, self._matching)
         return found
 
 
@@ -226,7 +235,6 @@ class _Finish:
 
     classes: ClassList
     output: Path | None
-    segmented: _Tracked
 
     def __call__(self, item: _Item, found: Segmentation) -> np.ndarray:
         found = jax.device_get(found)

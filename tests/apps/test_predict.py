@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from jaxseg import cli, config
-from jaxseg.apps import files, films, inputs, model, predict, window
+from jaxseg.apps import export, files, films, inputs, model, predict, window
 from jaxseg.train.checkpoint import Checkpoints
 from jaxseg.types import ClassList, Instances, Segmentation
 
@@ -481,6 +481,21 @@ class Numbered:
             yield inputs.Frame(f"{i}", np.full((8, 8, 3), i, np.uint8), 0.04)
 
 
+class Standing:
+    """A function in the place of a network."""
+
+    classes, frame = ClassList(("background",)), None
+
+    def __init__(self, run):
+        self.run = run
+
+    def __call__(self, frames):
+        return self.run(frames)
+
+    def pixels_per_unit(self, size):
+        return 0.0
+
+
 @contextlib.contextmanager
 def bar(source):
     with predict.Bar([source]) as shown:
@@ -506,7 +521,7 @@ def test_the_next_frames_are_segmented_while_a_picture_is_written(tmp_path, monk
     monkeypatch.setattr(files, "write_image", slow)
     source = Numbered(count=6)
     with bar(source) as shown:
-        assert not predict.run(trained, ClassList(("background",)), [source], shown, tmp_path)
+        assert not predict.run(Standing(trained), [source], shown, tmp_path)
     assert waited == [True]
     assert calls == [0, 1, 2, 3, 4, 5]
     assert shown.done == 6
@@ -527,7 +542,7 @@ def test_nothing_runs_far_ahead_of_what_is_slowest(tmp_path, monkeypatch):
     timer = threading.Timer(1.0, lambda: (read.append((source.read, len(calls))), gate.set()))
     timer.start()
     with bar(source) as shown:
-        predict.run(trained, ClassList(("background",)), [source], shown, tmp_path)
+        predict.run(Standing(trained), [source], shown, tmp_path)
     assert shown.done == 200
     ((ahead, segmented),) = read
     most = predict.WORKERS + 2
@@ -562,8 +577,30 @@ def test_an_error_anywhere_ends_it(where, tmp_path, monkeypatch):
     source = Failing(count=10**6)
     error = config.UserError if where == "film" else RuntimeError
     with pytest.raises(error, match=f"{where} failed"), films.film(tmp_path / "a.mp4") as film, bar(source) as shown:
-        predict.run(trained, ClassList(("background",)), [source], shown, None, film)
+        predict.run(Standing(trained), [source], shown, None, film)
     assert source.read < 100
+
+
+# Exported files
+
+
+def test_an_exported_file_gives_what_its_network_gives(workdir, tmp_path, capsys):
+    export.export(model.load(workdir), tmp_path / "net", (32, 64))
+    for name, size in (("a", (32, 64)), ("large", (48, 80)), ("z", (32, 64))):
+        Image.fromarray(noise(*size, 3)).save(tmp_path / f"{name}.png")
+    assert run(tmp_path / "net", tmp_path / "*.png", "--output", tmp_path / "out") == 2
+    (line,) = said(capsys)
+    assert "large.png is 48 x 80, and the exported file takes 32 x 64" in line
+    assert "--frame 48 80" in line
+    assert run(workdir, tmp_path / "*.png", "--output", tmp_path / "same") == 0
+    assert len(list((tmp_path / "out").iterdir())) == 8
+    for file in (tmp_path / "out").iterdir():
+        if file.suffix == ".png":
+            np.testing.assert_array_equal(
+                *(np.asarray(Image.open(f / file.name)) for f in (file.parent, tmp_path / "same"))
+            )
+    with pytest.raises(config.UserError, match="is an exported file, which holds one state"):
+        run(tmp_path / "net", tmp_path / "a.png", "--output", tmp_path / "out", "--best")
 
 
 # The window
