@@ -213,12 +213,14 @@ def test_the_quick_commands_of_a_page_end_well(page, place, monkeypatch, capsys)
     monkeypatch.setattr(sys, "path", [*sys.path, str(place)])  # Where an encoder is named, the folder is added.
     for words in commands(page):
         given = shorter(words)[1:] if words[0] == "jaxseg" else [name(words), *words[2:]]
+        outputs = [place / words[words.index(option) + 1] for option in {"--output", "--video"} & set(words)]
+        for output in filter(Path.is_file, outputs):
+            output.unlink()
         monkeypatch.setattr(sys, "argv", ["jaxseg", *given])
         with pytest.raises(SystemExit) as left:
             cli.main()
         assert left.value.code == 0, f"{shlex.join(words)}\n{capsys.readouterr().err}"
-        for option in {"--output", "--video"} & set(words):
-            assert (place / words[words.index(option) + 1]).exists(), shlex.join(words)
+        assert all(output.exists() for output in outputs), shlex.join(words)
 
 
 def test_every_command_is_documented_and_really_given(capsys, monkeypatch):
