@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, Integer, UInt8, UInt16
 
-from jaxseg.ops import clustering, components, filters, superpixels, upsampling
+from jaxseg.ops import clustering, components, filters, resizing, superpixels, upsampling
 from jaxseg.types import IGNORED, Capacity, Instances, Outputs, Segmentation, Targets, Thresholds
 
 T = TypeVar("T")
@@ -151,9 +151,7 @@ def inputs(frames: UInt8[Array, "b H W 3"], plan: Geometry) -> tuple[Array, Arra
         bottom, right = plan.canvas[0] - plan.frame[0], plan.canvas[1] - plan.frame[1]
         padded = jnp.pad(frames, ((0, 0), (0, bottom), (0, right), (0, 0)), mode="edge")
         return padded, padded
-    shape = (frames.shape[0], *plan.network, 3)
-    resized = jax.image.resize(frames.astype(jnp.float32) / 255, shape, "linear", antialias=True)
-    resized = jnp.clip(resized, 0, 1)
+    resized = resizing.linear(frames, plan.network)
     if plan.canvas == plan.network:
         return resized, resized
     # Nearest: as good as linear interpolation for the masks, and a hundred times as fast.
