@@ -6,9 +6,9 @@ python benchmarks/boundaries.py --time 15 [--sensor 1080 1920]
 
 Each image is a frame; the network's input is the frame divided by 2 (--divide), k = 4. The elements of the grid get
 the true labels at the network's size, as in training, and go through the grouping: only the way from there to the
-pixels differs. Objects that vanish from the grid are left out. With --sensor the frame keeps its size and the network's
-is such that they relate as that frame (height, width) does to a network of 512 x 1024, and the grid does not divide it.
-With --model the labels are those that a trained network predicts. Without a folder: generated scenes.
+pixels differs. Objects that vanish on the way there are not counted. With --sensor the frame keeps its size and that of
+the network is such that they relate as this frame (height, width) does to a network of 512 x 1024, and the grid does
+not divide it. With --model the labels are those that a trained network predicts. Without a folder: generated scenes.
 
 --compactness measures superpixels of the frame alone, with each of these values (at the network's size). --time
 measures the ways in turns, in that many rounds, on crowded scenes of 1024 x 2048 or of --sensor's size. Prints a table
@@ -95,8 +95,9 @@ def _qualities(options: argparse.Namespace) -> list[dict[str, Any]]:
     for number, example in enumerate(_examples(options)):
         plan = _plan(example.semantic.shape, options.divide, options.sensor)
         ids = _grid(example, plan, trained)
-        known = np.isin(example.instance, np.unique(_owners(example, plan)))
-        void = (example.semantic == 255) | ~known
+        owners = np.asarray(_owners(example, plan))
+        known = np.unique(owners if trained else owners[np.asarray(ids) > 0])
+        truth = np.where(np.isin(example.instance, known), example.instance, 0)
         distances = (*DISTANCES, boundaries.usual_distance(plan.frame))
         if options.compactness:
             chosen = {f"compactness {c:g}": functools.partial(_own, c) for c in options.compactness}
@@ -104,7 +105,7 @@ def _qualities(options: argparse.Namespace) -> list[dict[str, Any]]:
             chosen = ways(plan)
         maps = {name: np.asarray(way(example.image, ids, plan)) for name, way in chosen.items()}
         for name, masks in maps.items():
-            here = boundaries.Boundaries.of(masks, example.instance, void, distances)
+            here = boundaries.Boundaries.of(masks, truth, example.semantic == 255, distances)
             found[name] = found[name] + here if name in found else here
         if options.pictures and number < 8:
             _draw(options.pictures / f"{example.name}.png", example, maps)
