@@ -13,10 +13,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, Integer, UInt8, UInt16
 
-from jaxseg.ops import clustering, components, superpixels, upsampling
+from jaxseg.ops import clustering, components, filters, resizing, superpixels, upsampling
 from jaxseg.types import IGNORED, Capacity, Instances, Outputs, Segmentation, Targets, Thresholds
 
 T = TypeVar("T")
+
+MOST_BY_WORDS = 8
+"""Largest cells whose areas and boxes come from words of bits; pixel by pixel they come faster from larger ones."""
 
 OUTSIDE = 9
 """Assignment of padding pixels: no superpixel, so they count in no area and no box."""
@@ -28,10 +31,11 @@ class Geometry(NamedTuple):
     Attributes:
       frame: the frame's size, pixels; results have it too.
       network: the network's input.
-      canvas: the image that superpixels are computed on: the padded frame, the frame, or the network's input.
+      canvas: the image that superpixels are computed on: the frame, padded or enlarged so that the grid divides it into
+        squares; or the network's input, where that is no smaller or the cells could not be measured.
       cell: edge of a grid element on the canvas, pixels.
       grid: elements.
-      resized: whether masks are resized from canvas to frame (nearest neighbor), as the grid does not divide it.
+      resized: whether canvas and frame are resized to one another, as the grid does not divide the frame.
     """
 
     frame: tuple[int, int]
@@ -44,6 +48,10 @@ class Geometry(NamedTuple):
 
 def geometry(frame: tuple[int, int], capacity: Capacity) -> Geometry:
     """Lays the grid over a frame of this size.
+
+    Masks have the frame's resolution: superpixels are computed on it where the grid divides it into squares, else on
+    the smallest canvas that has all its rows and columns. Frames that are no larger than the network's input have the
+    superpixels of that.
 
     Args:
       frame: (height, width), pixels.
@@ -59,9 +67,10 @@ def geometry(frame: tuple[int, int], capacity: Capacity) -> Geometry:
         padded = (_round_up(frame[0], capacity.stride), _round_up(frame[1], capacity.stride))
         return Geometry(frame, padded, padded, k, (padded[0] // k, padded[1] // k), False)
     grid = (capacity.size[0] // k, capacity.size[1] // k)
-    cell = frame[0] // grid[0]
-    if 1 <= cell <= superpixels.LARGEST and (grid[0] * cell, grid[1] * cell) == frame:
-        return Geometry(frame, capacity.size, frame, cell, grid, False)
+    cell = max(_ceil(frame[0], grid[0]), _ceil(frame[1], grid[1]))
+    canvas = (grid[0] * cell, grid[1] * cell)
+    if cell <= superpixels.LARGEST and (cell > k or canvas == frame):
+        return Geometry(frame, capacity.size, canvas, cell, grid, canvas != frame)
     return Geometry(frame, capacity.size, capacity.size, k, grid, True)
 
 
@@ -188,7 +197,8 @@ def inputs(frames: UInt8[Array, "b H W 3"], plan: Geometry) -> tuple[Array, Arra
       plan: the geometry of their size.
 
     Returns:
-      Images (b, *plan.network, 3) and canvases (b, *plan.canvas, 3): uint8, or float in [0, 1] where they were resized.
+      Images (b, *plan.network, 3) and canvases (b, *plan.canvas, 3): uint8, or float in [0, 1] where they have the
+      network's size and the frames another.
     """
     if plan.frame == plan.network:
         return frames, frames
@@ -196,21 +206,28 @@ def inputs(frames: UInt8[Array, "b H W 3"], plan: Geometry) -> tuple[Array, Arra
         bottom, right = plan.canvas[0] - plan.frame[0], plan.canvas[1] - plan.frame[1]
         padded = jnp.pad(frames, ((0, 0), (0, bottom), (0, right), (0, 0)), mode="edge")
         return padded, padded
-    shape = (frames.shape[0], *plan.network, 3)
-    resized = jax.image.resize(frames.astype(jnp.float32) / 255, shape, "linear", antialias=True)
-    resized = jnp.clip(resized, 0, 1)
-    return resized, resized if plan.resized else frames
+    resized = resizing.linear(frames, plan.network)
+    if plan.canvas == plan.network:
+        return resized, resized
+    # Nearest: as good as linear interpolation for the masks, and a hundred times as fast.
+    return resized, jax.image.resize(frames, (frames.shape[0], *plan.canvas, 3), "nearest") if plan.resized else frames
 
 
 def assign(canvas: Array, plan: Geometry, capacity: Capacity, thresholds: Thresholds) -> UInt8[Array, "H W"]:
     """Superpixels of one canvas; pixels of the padding belong to none (`OUTSIDE`), and no pixel to a cell in it.
 
-    A canvas of more pixels than the network's input has larger cells; compactness shrinks with them, so that the same
-    object gets the same superpixels at any resolution. The all-to-all baseline has square cells in their place.
+    A canvas of more pixels than the network's input has larger cells; compactness shrinks with them, and as large a
+    part of each gives its center a color, so that the same object gets the same superpixels at any resolution. Its
+    pixels are noisier than those that the network sees, which are averages: a median takes the noise out. The
+    all-to-all baseline has square cells in the place of superpixels.
     """
     if capacity.clustering == "all_to_all":
         return jnp.full(plan.canvas, superpixels.OWN, jnp.uint8)
     compactness = thresholds.compactness * (capacity.superpixel / plan.cell)
+    if plan.cell > capacity.superpixel:
+        return superpixels.assign(
+            filters.median(canvas), plan.cell, compactness, _middle(plan.cell, capacity.superpixel)
+        )
     if plan.canvas == plan.frame or plan.resized:
         return superpixels.assign(canvas, plan.cell, compactness)
     # Cells that hold a pixel of the frame: those beyond look like its edge, and would take pixels from it.
@@ -219,6 +236,12 @@ def assign(canvas: Array, plan: Geometry, capacity: Capacity, thresholds: Thresh
     assignment = jnp.where(_inside(reached, plan.frame), assignment, jnp.uint8(OUTSIDE))
     beyond = [(0, whole - part) for whole, part in zip(plan.canvas, reached, strict=True)]
     return jnp.pad(assignment, beyond, constant_values=OUTSIDE)
+
+
+def _middle(cell: int, k: int) -> int:
+    """Pixels along a side that are as large a part of a cell as those of a center at the network's size."""
+    count = round((2 - k % 2) * cell / k)
+    return count + (cell - count) % 2
 
 
 def _inside(size: tuple[int, int], extent: tuple[int, int]) -> Bool[Array, "H W"]:
@@ -333,7 +356,7 @@ def finish(
     with jax.named_scope("upsampling"):
         semantic, instance = _enlarged(groups, assignment, plan, capacity)
     with jax.named_scope("measuring"):
-        if plan.resized or capacity.clustering == "all_to_all":
+        if plan.resized or plan.cell > MOST_BY_WORDS or capacity.clustering == "all_to_all":
             area, box = _measure(instance, capacity.slots)
         else:
             area, box = superpixels.areas_and_boxes(groups.ids, assignment, plan.cell, capacity.slots)

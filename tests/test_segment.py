@@ -55,9 +55,12 @@ def tiny():
         ((32, 48), Capacity(8, 4, (64, 96)), segment.Geometry((32, 48), (64, 96), (32, 48), 2, (16, 24), False)),
         # So large that its cells could not be measured: superpixels at the network's size.
         ((528, 528), Capacity(8, 4, (64, 64)), segment.Geometry((528, 528), (64, 64), (64, 64), 4, (16, 16), True)),
-        # Not a multiple of the grid, or of another aspect: superpixels at the network's size, masks resized.
-        ((100, 150), Capacity(8, 4, (64, 96)), segment.Geometry((100, 150), (64, 96), (64, 96), 4, (16, 24), True)),
-        ((64, 192), Capacity(8, 4, (64, 96)), segment.Geometry((64, 192), (64, 96), (64, 96), 4, (16, 24), True)),
+        # Not a multiple of the grid, or of another aspect: superpixels on the smallest canvas that has all its pixels.
+        ((100, 150), Capacity(8, 4, (64, 96)), segment.Geometry((100, 150), (64, 96), (112, 168), 7, (16, 24), True)),
+        ((64, 192), Capacity(8, 4, (64, 96)), segment.Geometry((64, 192), (64, 96), (128, 192), 8, (16, 24), True)),
+        # No larger than the network's input: superpixels of that.
+        ((63, 96), Capacity(8, 4, (64, 96)), segment.Geometry((63, 96), (64, 96), (64, 96), 4, (16, 24), True)),
+        ((40, 60), Capacity(8, 4, (64, 96)), segment.Geometry((40, 60), (64, 96), (64, 96), 4, (16, 24), True)),
     ],
 )
 def test_geometry(size, capacity, expected):
@@ -76,6 +79,8 @@ def test_empty_frame_is_refused():
         ((45, 61), Capacity(6, 4, None, 16)),
         ((96, 128), Capacity(6, 4, (48, 64), 16)),
         ((50, 75), Capacity(6, 4, (48, 64), 16)),
+        ((110, 140), Capacity(6, 4, (48, 64), 16)),
+        ((40, 60), Capacity(6, 4, (48, 64), 16)),
     ],
 )
 def test_results_have_the_frames_size_and_agree_with_their_rows(tiny, size, capacity):
@@ -210,6 +215,38 @@ def test_compactness_follows_the_resolution():
     plans = [segment.geometry(image.shape[:2], capacity) for image in (small, large)]
     a, b = (assign(i, p, capacity, THRESHOLDS) for i, p in zip((small, large), plans, strict=True))
     assert (np.asarray(b)[::2, ::2] == np.asarray(a)).mean() > 0.9
+
+
+def test_an_enlarged_canvas_gives_back_every_pixel():
+    """An image of random pixels on its canvas, and the canvas on the frame: each pixel of the frame is on it."""
+    capacity = Capacity(4, 4, (32, 48))
+    for size in ((45, 77), (64, 50), (95, 143)):
+        plan = segment.geometry(size, capacity)
+        assert plan.resized
+        frames = np.random.default_rng(0).integers(0, 256, (1, *size, 3), np.uint8)
+        _, canvases = segment.inputs(jnp.asarray(frames), plan)
+        assert canvases.shape == (1, *plan.canvas, 3)
+        np.testing.assert_array_equal(jax.image.resize(canvases, frames.shape, "nearest"), frames)
+
+
+def test_masks_of_a_frame_that_the_grid_does_not_divide_follow_its_pixels():
+    """A square whose edges lie between those of the network's pixels comes back as it is; at that size it would not."""
+    image, instance = np.full((90, 140, 3), 30, np.uint8), np.zeros((90, 140), np.uint16)
+    instance[21:66, 33:100] = 1
+    image[instance > 0] = 220
+    capacity = Capacity(4, 4, (32, 48))
+    plan = segment.geometry((90, 140), capacity)
+    coarse = plan._replace(canvas=plan.network, cell=4)
+    shares = []
+    for chosen in (plan, coarse):
+        _, canvases = segment.inputs(jnp.asarray(image[None]), chosen)
+        labels = jax.image.resize(instance, chosen.canvas, "nearest")
+        assignment = assign(canvases[0], chosen, capacity, THRESHOLDS)
+        truth = make(labels.astype(jnp.uint8), labels, assignment, chosen.cell, 4, style="point", radius=1.0)
+        found = finish(oracle(truth, 2), assignment, chosen, capacity, THRESHOLDS)
+        shares.append((np.asarray(found.instance) != instance).sum())
+    assert shares[0] == 4, "the corners, which the median takes"
+    assert shares[1] > 20
 
 
 def test_upsampling_is_the_superpixels():

@@ -28,29 +28,36 @@ LARGEST = 32
 Scalar = float | int | Float[Array, ""]
 
 
-def assign(image: UInt8[Array, "H W 3"] | Float[Array, "H W 3"], size: int, compactness: Scalar) -> UInt8[Array, "H W"]:
+def assign(
+    image: UInt8[Array, "H W 3"] | Float[Array, "H W 3"], size: int, compactness: Scalar, middle: int | None = None
+) -> UInt8[Array, "H W"]:
     r"""Nearest of the 3 x 3 superpixel centers around each pixel's cell.
 
     .. math:: D(p, c) = \|\mathrm{Lab}_p - \mathrm{Lab}_c\| + \alpha \|xy_p - xy_c\|
 
     A center lies at the geometric middle of its cell, in the mean color of its middle pixel (odd size) or middle 2 x 2
-    pixels (even size). Ties go to the own cell.
+    pixels (even size), or of more of them. Ties go to the own cell.
 
     Args:
       image: RGB, uint8 or float in [0, 1].
       size: side of a cell in pixels.
       compactness: alpha, in Lab units per pixel, > 0.
+      middle: side of the square of pixels that give a center its color; odd or even as `size` is, and at most that.
 
     Returns:
       Offset of each pixel's superpixel, 0..8.
 
     Raises:
-      ValueError: if `size` does not divide the image.
+      ValueError: if `size` does not divide the image, or `middle` does not lie in the middle of a cell.
 
     References:
       Milioto et al., ICRA 2019, section III-C.
     """
     grid_shape(image.shape, size)
+    middle = middle or 2 - size % 2
+    if not 0 < middle <= size or (size - middle) % 2:
+        kind = "odd" if size % 2 else "even"
+        raise ValueError(f"`middle` must be {kind} and at most {size}, the size of a cell: got {middle}.")
 
     def stored(image: Array) -> UInt8[Array, "H W"]:
         """The result in a loop of always one trip, which XLA cannot know, so that it stores what the loop gives.
@@ -62,7 +69,7 @@ def assign(image: UInt8[Array, "H W 3"] | Float[Array, "H W 3"], size: int, comp
         return jax.lax.fori_loop(0, trips, lambda i, _: assigned(image + i.astype(image.dtype)), start)
 
     def assigned(image: Array) -> UInt8[Array, "H W"]:
-        return _assign_planes(color.lab_planes(image), size, compactness)
+        return _assign_planes(color.lab_planes(image), size, compactness, middle)
 
     return jax.lax.platform_dependent(image, cpu=stored, default=assigned)
 
@@ -82,7 +89,7 @@ def assign_lab(lab: Float[Array, "H W 3"], size: int, compactness: Scalar) -> UI
       ValueError: if `size` does not divide the image.
     """
     grid_shape(lab.shape, size)
-    return _assign_planes((lab[..., 0], lab[..., 1], lab[..., 2]), size, compactness)
+    return _assign_planes((lab[..., 0], lab[..., 1], lab[..., 2]), size, compactness, 2 - size % 2)
 
 
 def grid_shape(shape: tuple[int, ...], size: int) -> tuple[int, int]:
@@ -280,14 +287,14 @@ def slic(
     h, w = grid_shape(image.shape, size)
     planes = color.lab_planes(image)
     ramp = _corners(h, w, 1) * size + 0.5 * (size - 1)
-    start = (*(_middle(plane, size) for plane in planes), ramp[..., 0], ramp[..., 1])
+    start = (*(_middle(plane, size, 2 - size % 2) for plane in planes), ramp[..., 0], ramp[..., 1])
 
     def step(_: Array, state: tuple) -> tuple:
         assignment, centers = state
         centers = _move(planes, centers, assignment, size)
         return _assign_to(planes, centers, size, compactness), centers
 
-    first = _assign_planes(planes, size, compactness)
+    first = _assign_planes(planes, size, compactness, 2 - size % 2)
     assignment, _ = jax.lax.fori_loop(1, iterations, step, (first, start))
     return ids(assignment, size)
 
@@ -344,14 +351,21 @@ def _first_minimum(distance: Callable[[int], Array]) -> UInt8[Array, "h k W"]:
     return index
 
 
-def _middle(plane: Float[Array, "H W"], size: int) -> Float[Array, "h w"]:
-    """Mean of the middle pixel or 2 x 2 pixels of each cell; columns, then rows, so that a flip changes no rounding."""
-    low, high = (size - 1) // 2, size // 2
-    count = high - low + 1
-    # A window, not slices, for the rows: XLA would compute the color again for every pixel that later reads the center.
+def _middle(plane: Float[Array, "H W"], size: int, count: int) -> Float[Array, "h w"]:
+    """Mean of the middle pixels of each cell, count along a side; from the outside in, so that a flip rounds alike."""
+    low, high = (size - count) // 2, (size + count) // 2 - 1
+    pairs = [(low + i, high - i) for i in range((count + 1) // 2)]
+    rows = functools.reduce(jnp.add, (_ends(plane, size, *pair) for pair in pairs))
+    columns = (rows[:, i::size] + rows[:, j::size] if i < j else rows[:, i::size] for i, j in pairs)
+    return functools.reduce(jnp.add, columns) * (1 / count**2)
+
+
+def _ends(plane: Float[Array, "H W"], size: int, low: int, high: int) -> Float[Array, "h W"]:
+    """Sum of two rows of each row of cells, or one row where they are the same."""
+    # A window, not slices: XLA would compute the color again for every pixel that later reads the center.
+    window, apart = (1, 1) if low == high else (2, high - low)
     padding = ((-low, high - size + 1), (0, 0))
-    rows = jax.lax.reduce_window(plane, 0.0, jax.lax.add, (count, 1), (size, 1), padding)
-    return (rows[:, low::size] + rows[:, high::size]) * (0.5 / count)
+    return jax.lax.reduce_window(plane, 0.0, jax.lax.add, (window, 1), (size, 1), padding, window_dilation=(apart, 1))
 
 
 def _spatial_distances(size: int, width: int) -> np.ndarray:
@@ -362,12 +376,12 @@ def _spatial_distances(size: int, width: int) -> np.ndarray:
     return np.tile(cell, (1, 1, width // size)).astype(np.float32)
 
 
-def _assign_planes(planes: tuple[Array, ...], size: int, compactness: Scalar) -> UInt8[Array, "H W"]:
+def _assign_planes(planes: tuple[Array, ...], size: int, compactness: Scalar, middle: int) -> UInt8[Array, "H W"]:
     shape = planes[0].shape
     if size == 1:
         return jnp.full(shape, OWN, jnp.uint8)
     spatial = _spatial_distances(size, shape[1])
-    colored = _color_distances(planes, [_middle(plane, size) for plane in planes], size)
+    colored = _color_distances(planes, [_middle(plane, size, middle) for plane in planes], size)
 
     # Nine constants, each scaled where it is used: slices of one scaled array keep the loop from being vectorized.
     def distance(offset: int) -> Array:

@@ -121,6 +121,36 @@ def test_compactness_may_be_traced_and_images_batched():
         np.testing.assert_array_equal(batched[i], _assign(images[i], 4, weights[i]))
 
 
+@pytest.mark.parametrize(("size", "middle"), [(8, 4), (8, 8), (5, 3), (6, 2), (3, 1)])
+def test_centers_have_the_mean_color_of_their_middle(size: int, middle: int):
+    image = _image(size * 4, size * 5, size)
+    planes = [jnp.asarray(image[..., i], jnp.float32) for i in range(3)]
+    low, high = (size - middle) // 2, (size + middle) // 2
+    cells = np.asarray(image, np.float64).reshape(4, size, 5, size, 3)[:, low:high, :, low:high].mean(axis=(1, 3))
+    for i, plane in enumerate(planes):
+        found = np.asarray(superpixels._middle(plane, size, middle))
+        np.testing.assert_allclose(found, cells[..., i], rtol=1e-5)
+        np.testing.assert_array_equal(superpixels._middle(plane[::-1, ::-1], size, middle)[::-1, ::-1], found)
+
+
+def test_a_larger_middle_looks_past_a_speck():
+    """A bright pixel in the middle of a dark cell, below bright ones: alone it gives the center its color."""
+    image = np.full((15, 15, 3), 30, np.uint8)
+    image[7, 7] = 250
+    image[:5] = 250
+    run = jax.jit(superpixels.assign, static_argnums=(1, 3))
+    assert np.asarray(run(jnp.asarray(image), 5, 5.0, 1))[7, 8] != superpixels.OWN
+    assert np.asarray(run(jnp.asarray(image), 5, 5.0, 3))[7, 8] == superpixels.OWN
+
+
+@pytest.mark.parametrize(("size", "middle", "kind"), [(8, 3, "even"), (5, 2, "odd"), (4, 6, "even")])
+def test_a_middle_that_is_none_is_refused(size: int, middle: int, kind: str):
+    with pytest.raises(
+        ValueError, match=f"`middle` must be {kind} and at most {size}, the size of a cell: got {middle}"
+    ):
+        superpixels.assign(_image(40, 40), size, 1.0, middle)
+
+
 def test_a_size_that_does_not_divide_is_named():
     with pytest.raises(ValueError, match=r"`size` must divide the image: got 510 x 1024 with size 4\. Pad or resize"):
         superpixels.grid_shape((510, 1024, 3), 4)
