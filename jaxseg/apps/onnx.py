@@ -96,11 +96,11 @@ def metadata(model: models.Model) -> dict[str, str]:
 def _program(model: models.Model, frame: jax.ShapeDtypeStruct) -> tuple[Callable[[Any], list[Any]], list[str]]:
     """The inference of a frame of this shape, in float32, and the names of what it returns."""
     settings = dataclasses.replace(model.settings, model=dataclasses.replace(model.settings.model, dtype="float32"))
-    network, variables = models.network(settings), jax.device_get(model.variables)
-    capacity, numbers = models.capacity(settings), jax.tree.map(np.float32, models.thresholds(settings))
+    network = models.network(settings)
+    capacity, numbers = models.capacity(settings), jax.tree.map(jnp.float32, models.thresholds(settings))
 
     def run(frame: Any) -> Any:
-        return segment.segment(network, variables, frame, capacity, numbers)
+        return segment.segment(network, model.variables, frame, capacity, numbers)
 
     leaves = jax.tree_util.tree_leaves_with_path(jax.eval_shape(run, frame))
     return lambda frame: jax.tree.leaves(run(frame)), [path[-1].name for path, _ in leaves]
