@@ -208,13 +208,18 @@ def _window(eqn: core.JaxprEqn, x: Any) -> list[Any]:
 
 
 def _wider(eqn: core.JaxprEqn, *args: Any) -> list[Any]:
-    """In int32 where onnxruntime has no kernel for bool or uint16."""
+    """In int32 where onnxruntime has no kernel for bool or uint16, or has one for uint32 since 1.31 only."""
     result: Any = eqn.outvars[0].aval
-    if result.dtype not in (np.dtype(bool), np.dtype(np.uint16)):
+    if result.dtype not in (np.dtype(bool), np.dtype(np.uint16), np.dtype(np.uint32)):
         return _bound(eqn, *args)
     first = 1 if eqn.primitive.name == "select_n" else 0  # What selects stays bool.
-    wide = (jnp.asarray(arg).astype(jnp.int32) for arg in args[first:])
-    return [x.astype(result.dtype) for x in _bound(eqn, *args[:first], *wide)]
+    wide = (_as(jnp.asarray(arg), np.dtype(np.int32)) for arg in args[first:])
+    return [_as(x, result.dtype) for x in _bound(eqn, *args[:first], *wide)]
+
+
+def _as(x: Any, dtype: np.dtype) -> Any:
+    """Of another type: the same bits if it is as wide, else the same number."""
+    return lax.bitcast_convert_type(x, dtype) if x.dtype.itemsize == dtype.itemsize else x.astype(dtype)
 
 
 RULES: Mapping[str, Callable[..., list[Any]]] = {

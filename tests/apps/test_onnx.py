@@ -43,6 +43,7 @@ def doubled_until(x, end):
         (lambda x: jnp.pad(x, ((0, 3), (0, 0)), mode="edge"), floats(4, 5), "concatenate[dimension=1]"),
         (lambda x: jnp.pad(x, 2, constant_values=7), np.arange(5, dtype=np.uint16), "u16[9] = pad"),
         (lambda x: jnp.where(x > 3, x, 65535), np.arange(9, dtype=np.uint16), "u16[9] = select_n"),
+        (lambda x: jnp.where(x > 3, x, np.uint32(1 << 31)), words(), "u32[1004] = select_n"),
         (lambda x: jax.nn.leaky_relu(x, 0.1), floats(100), "select_n"),
         (lambda x: lax.platform_dependent(x, cpu=jnp.square, default=lambda x: x * x), floats(9), "platform_index"),
         (lambda x: doubled_until(x, jnp.sum(x > 0)), floats(9), "nothing"),
