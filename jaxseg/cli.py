@@ -179,7 +179,7 @@ def export(argv: Sequence[str]) -> None:
     """``--model DIR --output FILE [--frame H W] [--platforms NAME ...] [--best]``."""
     parser = _Parser("jaxseg export", description="Writes a trained network as one file: StableHLO with its weights.")
     parser.add_argument("--model", required=True, help="work directory of a run")
-    parser.add_argument("--output", type=Path, required=True, help="file to write")
+    parser.add_argument("--output", type=Path, required=True, help="file to write; NAME.onnx for ONNX")
     parser.add_argument(
         "--frame", type=int, nargs=2, metavar=("H", "W"), help="size of the frames (default: the network's own)"
     )

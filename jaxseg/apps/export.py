@@ -37,11 +37,7 @@ def export(
     Raises:
       UserError: no frame size is given and the network has none, an unknown platform, or a file that cannot be written.
     """
-    size = frame or trained.settings.model.size
-    if size is None:
-        raise config.UserError("the network takes frames of any size: say which one to export for, --frame H W.")
-    if min(size) < 1:
-        raise config.UserError(f"--frame must be at least 1 1: got {size[0]} {size[1]}.")
+    size = _size(trained, frame)
     chosen = tuple(platforms) or ("cpu", "cuda", "tpu")
     unknown = [name for name in chosen if name not in PLATFORMS]
     if unknown:
@@ -55,6 +51,20 @@ def export(
     np.savez(content, allow_pickle=False, **arrays, **{n: np.asarray(w) for n, w in weights.items()})
     files.write_bytes(output, content.getvalue())
     return about
+
+
+def _size(trained: model.Model, frame: tuple[int, int] | None) -> tuple[int, int]:
+    """The size of frames to export for.
+
+    Raises:
+      UserError: none is given and the network has none, or it is empty.
+    """
+    size = frame or trained.settings.model.size
+    if size is None:
+        raise config.UserError("the network takes frames of any size: say which one to export for, --frame H W.")
+    if min(size) < 1:
+        raise config.UserError(f"--frame must be at least 1 1: got {size[0]} {size[1]}.")
+    return size
 
 
 def _named(variables: Any) -> dict[str, Any]:
@@ -121,10 +131,23 @@ def _about(
 
 
 def command(trained: model.Model, output: Path, frame: tuple[int, int] | None, platforms: Sequence[str]) -> None:
-    """Exports, and says what was written; arguments are those of `export`."""
-    about = export(trained, output, frame, platforms)
-    height, width = about["frame"]
-    print(
-        f"{output}: {output.stat().st_size / 1e6:.1f} MB, {about['name']} at step {about['step']}, for batches of "
-        f"{height} x {width} on {', '.join(about['platforms'])}, jax {about['jax']} or newer"
-    )
+    """Exports, and says what was written; arguments are those of `export`.
+
+    Raises:
+      UserError: as `export`; for ONNX, a package is missing, or platforms are chosen, which such a file has not.
+    """
+    about, kind = f"{trained.settings.name} at step {trained.step}", "batches"
+    if output.suffix == ".onnx":
+        from jaxseg.apps import onnx
+
+        if platforms:
+            raise config.UserError("--platforms is not for ONNX, whose files run anywhere. Leave it out.")
+        size, kind = _size(trained, frame), "frames"
+        onnx.export(trained, output, size)
+        needs = f"ONNX opset {onnx.OPSET}"
+    else:
+        said = export(trained, output, frame, platforms)
+        size = (said["frame"][0], said["frame"][1])
+        needs = f"{', '.join(said['platforms'])}, jax {said['jax']} or newer"
+    megabytes = output.stat().st_size / 1e6
+    print(f"{output}: {megabytes:.1f} MB, {about}, for {kind} of {size[0]} x {size[1]}; {needs}")

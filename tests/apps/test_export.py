@@ -120,6 +120,19 @@ def test_platforms(network, tmp_path):
         export.export(network, tmp_path / "gpu", FRAME, ["gpu"])
 
 
+def test_the_command_says_what_it_wrote(network, tmp_path, capsys, monkeypatch):
+    export.command(network, tmp_path / "net", FRAME, [])
+    said = capsys.readouterr().out
+    assert f"{tmp_path / 'net'}: " in said
+    assert "tiny at step 7, for batches of 32 x 64; cpu, cuda, tpu, jax " in said
+    with pytest.raises(config.UserError, match="--platforms is not for ONNX"):
+        export.command(network, tmp_path / "net.onnx", FRAME, ["cpu"])
+    monkeypatch.setitem(sys.modules, "jax2onnx", None)
+    with pytest.raises(config.UserError, match="needs the package jax2onnx"):
+        export.command(network, tmp_path / "net.onnx", FRAME, [])
+    assert not (tmp_path / "net.onnx").exists()
+
+
 def test_a_frame_size_is_needed_unless_the_network_has_one(network, tmp_path):
     with pytest.raises(config.UserError, match="--frame H W"):
         export.export(network, tmp_path / "x")

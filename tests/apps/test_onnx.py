@@ -93,8 +93,11 @@ def _spread(path, value):
 
 
 def frame(seed, size):
-    blocks = np.random.default_rng(seed).integers(0, 256, (size[0] // 8 + 1, size[1] // 8 + 1, 3), np.uint8)
-    return blocks.repeat(8, 0).repeat(8, 1)[: size[0], : size[1]]
+    """Blocks of color with some noise: between flat ones many pixels would be equally near to two superpixels."""
+    rng = np.random.default_rng(seed)
+    blocks = rng.integers(16, 240, (size[0] // 8 + 1, size[1] // 8 + 1, 3))
+    noisy = blocks.repeat(8, 0).repeat(8, 1)[: size[0], : size[1]] + rng.integers(-16, 17, (*size, 3))
+    return noisy.astype(np.uint8)
 
 
 @pytest.mark.parity
