@@ -199,12 +199,17 @@ def middles(
     row = jnp.where((ids > 0) & (ids <= count), ids.astype(jnp.int32) - 1, count).ravel()
     sums = _scatter("add", row, jnp.stack([jnp.ones_like(y), y, x], axis=-1), jnp.zeros((count, 3), jnp.int32))
     area = sums[:, 0]
-    mass = sums[:, 1:].astype(jnp.float32) / jnp.maximum(area, 1).astype(jnp.float32)[:, None]
-    own = jnp.pad(mass, ((0, 1), (0, 0)))[row]
-    distance = jnp.square(y.astype(jnp.float32) - own[:, 0]) + jnp.square(x.astype(jnp.float32) - own[:, 1])
+    # A whole number and a rest below 1: all distances are as precise as if the object lay at the origin.
+    whole = jax.lax.div(sums[:, 1:], jnp.maximum(area, 1)[:, None])
+    rest = (sums[:, 1:] - whole * area[:, None]).astype(jnp.float32) / jnp.maximum(area, 1).astype(jnp.float32)[:, None]
+    mass = whole.astype(jnp.float32) + rest
+    own = jnp.pad(jnp.concatenate([whole.astype(jnp.float32), rest], axis=1), ((0, 1), (0, 0)))[row]
+    away = [(place.astype(jnp.float32) - own[:, i]) - own[:, i + 2] for i, place in enumerate((y, x))]
+    distance = jnp.square(away[0]) + jnp.square(away[1])
     nearest = _scatter("min", row, distance, jnp.full(count, jnp.inf))
-    # The same sum may round differently in two fused loops: a few units in the last place count as a tie.
-    tied = distance <= jnp.pad(nearest, (0, 1))[row] * 1.000001
+    # A quotient or sum may round differently on another processor, or in two fused loops: a few units in the last place
+    # count as a tie. Elements that tie lie half an element away at least, so that these are no more than this.
+    tied = distance <= jnp.pad(nearest, (0, 1))[row] * 1.000004
     first = _scatter("min", jnp.where(tied, row, count), index, jnp.full(count, total, jnp.int32))
     first = jnp.where(area > 0, first, 0)
     return area, mass, jnp.stack([first // w, first % w], axis=-1)
