@@ -36,7 +36,7 @@ from jaxseg.apps import model
 from jaxseg.config import Data
 from jaxseg.data import Example, coco, folder, images, shapes
 from jaxseg.metrics import boundaries
-from jaxseg.ops import superpixels, upsampling
+from jaxseg.ops import resizing, superpixels, upsampling
 from jaxseg.types import Capacity, Thresholds
 
 SHOWN = ("superpixels of the frame", "network's size, nearest", "grid, bilinear")
@@ -158,8 +158,7 @@ def _plan(frame: tuple[int, int], divide: int, sensor: Sequence[int] | None) -> 
 @functools.partial(jax.jit, static_argnums=1)
 def shrunk(frame: Any, size: tuple[int, int]) -> Any:
     """The network's input, as `segment.inputs` makes it."""
-    resized = jax.image.resize(frame.astype(jnp.float32) / 255, (*size, 3), "linear", antialias=True)
-    return jnp.clip(resized, 0, 1)
+    return resizing.linear(jnp.asarray(frame)[None], size)[0]
 
 
 @functools.partial(jax.jit, static_argnums=3)

@@ -355,17 +355,20 @@ def _middle(plane: Float[Array, "H W"], size: int, count: int) -> Float[Array, "
     """Mean of the middle pixels of each cell, count along a side; from the outside in, so that a flip rounds alike."""
     low, high = (size - count) // 2, (size + count) // 2 - 1
     pairs = [(low + i, high - i) for i in range((count + 1) // 2)]
-    rows = functools.reduce(jnp.add, (_ends(plane, size, *pair) for pair in pairs))
-    columns = (rows[:, i::size] + rows[:, j::size] if i < j else rows[:, i::size] for i, j in pairs)
-    return functools.reduce(jnp.add, columns) * (1 / count**2)
+    # Windows, not slices, for the rows: XLA would compute the color again for every pixel that later reads the center;
+    # and for the columns where they are more than two: it would add them up again.
+    rows = functools.reduce(jnp.add, (_ends(plane, size, 0, *pair) for pair in pairs))
+    if count <= 2:
+        return (rows[:, low::size] + rows[:, high::size]) * (0.5 / count)
+    return functools.reduce(jnp.add, (_ends(rows, size, 1, *pair) for pair in pairs)) * (1 / count**2)
 
 
-def _ends(plane: Float[Array, "H W"], size: int, low: int, high: int) -> Float[Array, "h W"]:
-    """Sum of two rows of each row of cells, or one row where they are the same."""
-    # A window, not slices: XLA would compute the color again for every pixel that later reads the center.
-    window, apart = (1, 1) if low == high else (2, high - low)
-    padding = ((-low, high - size + 1), (0, 0))
-    return jax.lax.reduce_window(plane, 0.0, jax.lax.add, (window, 1), (size, 1), padding, window_dilation=(apart, 1))
+def _ends(plane: Float[Array, "_ _"], size: int, axis: int, low: int, high: int) -> Float[Array, "_ _"]:
+    """Sum of the elements at two places of each cell along an axis, or the one element where they are the same."""
+    count, apart = (1, 1) if low == high else (2, high - low)
+    window, stride, dilation, padding = [1, 1], [1, 1], [1, 1], [(0, 0), (0, 0)]
+    window[axis], stride[axis], dilation[axis], padding[axis] = count, size, apart, (-low, high - size + 1)
+    return jax.lax.reduce_window(plane, 0.0, jax.lax.add, window, stride, padding, window_dilation=dilation)
 
 
 def _spatial_distances(size: int, width: int) -> np.ndarray:
