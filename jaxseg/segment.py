@@ -210,7 +210,7 @@ def inputs(frames: UInt8[Array, "b H W 3"], plan: Geometry) -> tuple[Array, Arra
     if plan.canvas == plan.network:
         return resized, resized
     # Nearest: as good as linear interpolation for the masks, and a hundred times as fast.
-    return resized, jax.image.resize(frames, (frames.shape[0], *plan.canvas, 3), "nearest") if plan.resized else frames
+    return resized, resizing.nearest(frames, plan.canvas, axis=1) if plan.resized else frames
 
 
 def assign(canvas: Array, plan: Geometry, capacity: Capacity, thresholds: Thresholds) -> UInt8[Array, "H W"]:
@@ -381,7 +381,7 @@ def _enlarged(
 def _on_frame(canvas: Integer[Array, "H W"], plan: Geometry) -> Integer[Array, "H_frame W_frame"]:
     """A map of the canvas at the frame's size: resized with it, or less the padding."""
     if plan.resized:
-        return jax.image.resize(canvas, plan.frame, "nearest")
+        return resizing.nearest(canvas, plan.frame)
     return canvas[: plan.frame[0], : plan.frame[1]]
 
 

@@ -12,7 +12,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, UInt8, UInt16
 
 from jaxseg import segment, targets
-from jaxseg.ops import superpixels
+from jaxseg.ops import resizing, superpixels
 from jaxseg.types import IGNORED, Capacity, Outputs, Segmentation, Targets, Thresholds
 
 SEMANTIC, CENTERS, EMBEDDINGS, UPSAMPLING = "semantic", "centers", "embeddings", "superpixel upsampling"
@@ -101,7 +101,7 @@ def on_canvas(
 ) -> tuple[UInt8[Array, "H W"], UInt16[Array, "H W"]]:
     """Labels of a frame as superpixels see it: resized (nearest), or padded with what is ignored."""
     if plan.resized:
-        return jax.image.resize(semantic, plan.canvas, "nearest"), jax.image.resize(instance, plan.canvas, "nearest")
+        return resizing.nearest(semantic, plan.canvas), resizing.nearest(instance, plan.canvas)
     pad = [(0, after - before) for before, after in zip(plan.frame, plan.canvas, strict=True)]
     return jnp.pad(semantic, pad, constant_values=IGNORED), jnp.pad(instance, pad)
 

@@ -1,4 +1,4 @@
-"""Resizing of images by linear interpolation."""
+"""Resizing of images and maps, by linear interpolation or to the nearest pixel."""
 
 import functools
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Shaped, UInt8
 
 BAND = 32
 """Outputs of one product of matrices, on CPU."""
@@ -34,6 +34,22 @@ def linear(frames: UInt8[Array, "b H W c"], size: tuple[int, int]) -> Float[Arra
         return jax.lax.map(lambda frame: _in_bands(frame, size), frames)
 
     return jnp.clip(jax.lax.platform_dependent(frames, cpu=in_bands, default=whole), 0, 1)
+
+
+def nearest(pixels: Shaped[Array, "..."], size: tuple[int, int], axis: int = 0) -> Shaped[Array, "..."]:
+    """Pixels at another size, each that of the nearest one given; of two equally near ones the later.
+
+    The same as `jax.image.resize`, whose places are rounded as each platform divides: here they are exact everywhere.
+
+    Args:
+      pixels: of any dtype.
+      size: (height, width), pixels.
+      axis: of the rows; that of the columns is the next.
+    """
+    for at, wanted in ((axis, size[0]), (axis + 1, size[1])):
+        place = (2 * np.arange(wanted) + 1) * pixels.shape[at] // (2 * wanted)
+        pixels = jnp.take(pixels, place, axis=at, mode="clip")
+    return pixels
 
 
 def _in_bands(frame: UInt8[Array, "H W c"], size: tuple[int, int]) -> Float[Array, "h w c"]:
