@@ -16,15 +16,14 @@ ROS is imported in `main` alone, so that the conversions can be used and tested 
 
 import array
 import sys
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 import jaxseg
-from jaxseg import config, runtime, track
-from jaxseg.types import Matching, Segmentation
+from jaxseg import config, runtime
+from jaxseg.types import Segmentation
 
 
 class Encoding(NamedTuple):
@@ -144,24 +143,6 @@ def to_detections(messages: Any, header: Any, found: Segmentation, names: tuple[
     return listed
 
 
-def follower(model: Any) -> Callable[[Segmentation], Segmentation]:
-    """What gives the objects of each next result the identities that they had in those before.
-
-    Args:
-      model: of `jaxseg.load`.
-    """
-    settings = getattr(model, "settings", None)
-    matching = Matching(coordinates=settings.model.coordinates if settings else 0.0)
-    update, tracks = jax.jit(track.update), None
-
-    def follow(found: Segmentation) -> Segmentation:
-        nonlocal tracks
-        tracks, followed = update(track.start(found) if tracks is None else tracks, found, matching)
-        return followed
-
-    return follow
-
-
 class Segmenter:
     """Segments each image that arrives, and publishes what is found.
 
@@ -171,19 +152,12 @@ class Segmenter:
       image: sensor_msgs.msg.Image.
       vision: vision_msgs.msg.
       newest: quality of service that keeps the last image alone.
-      follow: what each result goes through; see `follower`.
+      tracked: whether objects keep their id from image to image.
     """
 
-    def __init__(
-        self,
-        node: Any,
-        model: Any,
-        image: type,
-        vision: Any,
-        newest: Any,
-        follow: Callable[[Segmentation], Segmentation] = lambda found: found,
-    ) -> None:
-        self.node, self.model, self.image, self.vision, self.follow = node, model, image, vision, follow
+    def __init__(self, node: Any, model: Any, image: type, vision: Any, newest: Any, tracked: bool = False) -> None:
+        self.node, self.image, self.vision, self.classes = node, image, vision, model.classes
+        self.segment = model.stream() if tracked else model
         self.maps = {name: node.create_publisher(image, f"~/{name}", 1) for name in ("overlay", "semantic", "instance")}
         self.detections = node.create_publisher(vision.Detection2DArray, "~/detections", 1)
         # Last: from here on images arrive.
@@ -193,16 +167,16 @@ class Segmenter:
         """Segments one image. One that cannot be read, or is not of an exported file's size, is reported and left."""
         try:
             frame = to_frame(message)
-            found = jax.device_get(self.follow(self.model(frame)))
+            found = jax.device_get(self.segment(frame))
         except ValueError as error:
             self.node.get_logger().warning(str(error), throttle_duration_sec=5.0)
             return
         header = message.header
         self.maps["semantic"].publish(to_image(self.image, header, "mono8", found.semantic))
         self.maps["instance"].publish(to_image(self.image, header, "mono16", found.instance))
-        self.detections.publish(to_detections(self.vision, header, found, self.model.classes.names))
+        self.detections.publish(to_detections(self.vision, header, found, self.classes.names))
         if self.maps["overlay"].get_subscription_count():
-            drawn = found.draw(frame, self.model.classes)
+            drawn = found.draw(frame, self.classes)
             self.maps["overlay"].publish(to_image(self.image, header, "rgb8", drawn))
 
 
@@ -218,14 +192,13 @@ def main() -> int:
     rclpy.init()
     node = rclpy.create_node("jaxseg")
     defaults = {"model": "runs/demo", "height": 0, "width": 0, "track": False}
-    path, height, width, tracks = (node.declare_parameter(name, value).value for name, value in defaults.items())
+    path, height, width, tracked = (node.declare_parameter(name, value).value for name, value in defaults.items())
     try:
         model = jaxseg.load(path)
         seconds = model.warmup((height, width) if height and width else None)
         node.get_logger().info(f"{path} is compiled, which took {seconds:.1f} s")
         newest = QoSProfile(depth=1, history=HistoryPolicy.KEEP_LAST, reliability=ReliabilityPolicy.BEST_EFFORT)
-        follow = [follower(model)] if tracks else []
-        segmenter = Segmenter(node, model, sensor.Image, vision, newest, *follow)
+        segmenter = Segmenter(node, model, sensor.Image, vision, newest, tracked)
         node.get_logger().info(f"waiting for images on {segmenter.subscription.topic_name}")
         rclpy.spin(node)
     except (config.UserError, ValueError) as error:

@@ -30,7 +30,9 @@ from tests import tiny_encoder
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 SIZE = (32, 64)
-NOT_RUN: list[str] = []
+NOT_RUN = [
+    "deployment.md: onnxruntime is no dependency; tests/apps/test_onnx.py runs such a session where it is installed"
+]
 """Page and reason of each block that is marked as one that cannot run."""
 
 STAND_IN = """
@@ -57,7 +59,7 @@ config = replace(
 OURS = re.compile(r"(python (train|eval)\.py|jaxseg) ")
 """How a line begins that gives a command of the program."""
 
-ELSEWHERE = ("--coordinator", "--train.debug", "--data.builder", "--submission", "--view", "://", "CITYSCAPES")
+ELSEWHERE = (".onnx", "--coordinator", "--train.debug", "--data.builder", "--submission", "--view", "://", "CITYSCAPES")
 """Parts of words of commands that need other machines, other data, a camera or a screen."""
 
 IN_OTHER_TESTS = {"weights", "benchmark"}

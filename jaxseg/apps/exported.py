@@ -26,7 +26,7 @@ import numpy as np
 from jax import export as jax_export
 
 from jaxseg import config, runtime
-from jaxseg.apps import model
+from jaxseg.apps import model, stream
 from jaxseg.train import storage
 from jaxseg.types import ClassList, Instances, Segmentation, Thresholds
 
@@ -80,6 +80,10 @@ class Exported:
         """(height, width) of the frames it takes."""
         height, width = self.about["frame"]
         return height, width
+
+    def stream(self) -> stream.Stream:
+        """For the frames of a camera or a video, one after the other: objects keep their ``track_id``."""
+        return stream.Stream(self)
 
     def pixels_per_unit(self, size: tuple[int, int]) -> float:
         """What `types.Matching` calls coordinates; the size is the file's."""

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from jaxseg import config, runtime, segment
+from jaxseg.apps import stream
 from jaxseg.nn import classifier
 from jaxseg.nn import network as networks
 from jaxseg.train import state as states
@@ -128,6 +129,10 @@ class Model:
     def frame(self) -> None:
         """(height, width) of the only frames it takes: any, while an exported file takes one size."""
         return None
+
+    def stream(self) -> stream.Stream:
+        """For the frames of a camera or a video, one after the other: objects keep their ``track_id``."""
+        return stream.Stream(self)
 
     def pixels_per_unit(self, size: tuple[int, int]) -> float:
         """What `types.Matching` calls coordinates, for frames of a size (height, width)."""

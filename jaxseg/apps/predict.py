@@ -21,12 +21,12 @@ from rich import progress
 from rich.console import Console
 from rich.text import Text
 
-from jaxseg import config, runtime, track, visualize
-from jaxseg.apps import exported, files, films, model
+from jaxseg import config, visualize
+from jaxseg.apps import exported, files, films, model, stream
 from jaxseg.apps import inputs as reading
 from jaxseg.apps.window import Window
 from jaxseg.train import storage
-from jaxseg.types import ClassList, Matching, Segmentation
+from jaxseg.types import ClassList, Segmentation
 
 T = TypeVar("T")
 
@@ -35,8 +35,6 @@ AHEAD = 2
 
 WORKERS = min(os.cpu_count() or 1, 8)
 """Threads that draw and write."""
-
-_update = jax.jit(track.update, compiler_options=runtime.options())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,25 +206,15 @@ class _Tracked:
 
     def __init__(self, trained: "model.Model | exported.Exported", images: bool) -> None:
         self._trained, self._images = trained, images
-        self._sequence: Any = None
-        self._matching = Matching()
-        self._tracks: Any = None
+        self._stream, self._sequence = stream.Stream(trained), ""
 
-    def tracks(self, source: reading.Source) -> bool:
-        """Whether the frames of this input are a sequence or part of one."""
-        return source.moving or self._images
-
-    def __call__(self, source: reading.Source, frames: jax.Array) -> Segmentation:
-        found = self._trained(frames)
-        if not self.tracks(source):
-            return found
-        sequence = (source.name if source.moving else None, frames.shape)
+    def __call__(self, source: reading.Source, frame: jax.Array) -> Segmentation:
+        if not (source.moving or self._images):
+            return self._trained(frame)
+        sequence = source.name if source.moving else ""
         if sequence != self._sequence:
-            self._sequence, self._tracks = sequence, track.start(found)
-            height, width, _ = frames.shape
-            self._matching = Matching(coordinates=self._trained.pixels_per_unit((height, width)))
-        self._tracks, found = _update(self._tracks, found, self._matching)
-        return found
+            self._stream, self._sequence = stream.Stream(self._trained), sequence
+        return self._stream(frame)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from jaxseg import config
+from jaxseg.apps.stream import Stream
 from jaxseg.types import ClassList, Instances, Segmentation
 
 FILE = Path(__file__).parents[2] / "examples" / "ros2_node.py"
@@ -263,7 +264,23 @@ def test_every_image_is_answered_under_its_own_header(listeners):
     ids = np.frombuffer(sent["~/instance"][0].data, "<u2").reshape(4, 6)
     np.testing.assert_array_equal(ids, found.instance)
     assert sent["~/instance"][0].encoding == "mono16"
-    np.testing.assert_array_equal(segmenter.model.frames[0], node.to_frame(images[0]))
+    np.testing.assert_array_equal(segmenter.segment.frames[0], node.to_frame(images[0]))
+
+
+class Moving:
+    """Gives one result after the other."""
+
+    def __init__(self, results):
+        self.results, self.classes = iter(results), Model([]).classes
+
+    def __call__(self, frame):
+        return next(self.results)
+
+    def pixels_per_unit(self, size):
+        return 0.0
+
+    def stream(self):
+        return Stream(self)
 
 
 def test_objects_keep_their_ids_from_image_to_image():
@@ -272,13 +289,9 @@ def test_objects_keep_their_ids_from_image_to_image():
     rows = second.instances
     second = second.replace(instances=jax.tree.map(lambda x: x[[2, 1, 0]], rows))
     second = second.replace(instances=second.instances.replace(valid=np.array([True, False, False])))
-    found = iter([first, second])
-    model = Model([])
-    model.settings = SimpleNamespace(model=SimpleNamespace(coordinates=0.0))
+    found = [first, second]
     ros = Node()
-    segmenter = node.Segmenter(ros, model, Image, VISION, "newest", node.follower(model))
-    segmenter.model = lambda frame: next(found)
-    segmenter.model.classes = model.classes
+    node.Segmenter(ros, Moving(found), Image, VISION, "newest", tracked=True)
     for _ in range(2):
         ros.callback(message(picture(3, height=4, width=6), "rgb8"))
     sent = ros.publishers["~/detections"].sent
