@@ -19,7 +19,8 @@ import jax
 import numpy as np
 
 from jaxseg import cli, segment
-from jaxseg.apps import model, sweep
+from jaxseg.apps import model
+from jaxseg.apps.evaluation import sweep
 from jaxseg.data import prepare
 
 REPEATS = 3

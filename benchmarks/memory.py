@@ -64,7 +64,8 @@ def _row(settings: Any, batch: int, device: Any) -> dict[str, Any]:
     import numpy as np
     from jax.sharding import SingleDeviceSharding
 
-    from jaxseg.apps import model, segmentation
+    from jaxseg.apps import model
+    from jaxseg.apps.tasks import segmentation
     from jaxseg.train.step import step
     from jaxseg.types import Batch
 

@@ -26,7 +26,8 @@ import jax
 import numpy as np
 
 from jaxseg import cli, config
-from jaxseg.apps import files, films, inputs, model, predict
+from jaxseg.apps import files, model, predict
+from jaxseg.apps.media import films, inputs
 from jaxseg.data import sequences
 from jaxseg.train.checkpoint import Checkpoints
 

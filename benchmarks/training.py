@@ -93,7 +93,8 @@ def _measured(path: Path, batch: int, steps: int, rest: list[str]) -> dict[str, 
     import numpy as np
 
     from jaxseg import cli
-    from jaxseg.apps import model, segmentation
+    from jaxseg.apps import model
+    from jaxseg.apps.tasks import segmentation
     from jaxseg.train.step import step
     from jaxseg.types import Batch
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from jaxseg.apps import films
+from jaxseg.apps.media import films
 from jaxseg.data import sequences
 
 parser = argparse.ArgumentParser(description=__doc__)

@@ -118,8 +118,9 @@ def evaluate(argv: Sequence[str]) -> None:
     if known.sweep and known.submission:
         raise config.UserError("--sweep and --submission are two evaluations. Give one of them.")
     _prepare()
-    from jaxseg.apps import classification, model
     from jaxseg.apps import evaluate as app
+    from jaxseg.apps import model
+    from jaxseg.apps.tasks import classification
     from jaxseg.train import storage
 
     workdir = storage.folder(known.workdir)

@@ -9,6 +9,7 @@ from skimage.color import rgb2lab
 
 from jaxseg import visualize
 from jaxseg.types import ClassList, Instances, Outputs, Segmentation
+from jaxseg.visualize import colors
 
 NAMES = ClassList(("background", "person", "car"))
 
@@ -52,7 +53,7 @@ def test_colors_of_the_palette_are_distinct_and_do_not_depend_on_its_length():
 
 def test_primary_hues():
     hue, one = np.array([0.0, 1 / 3, 2 / 3]), np.ones(3)
-    np.testing.assert_array_equal(visualize._rgb(hue, one, one), 255 * np.eye(3))
+    np.testing.assert_array_equal(colors._rgb(hue, one, one), 255 * np.eye(3))
 
 
 def test_neighbors_have_clearly_different_colors():

@@ -12,9 +12,10 @@ from rich.progress import track
 from rich.table import Table
 
 from jaxseg import config, segment, targets, visualize
-from jaxseg.apps import breakdown, files, model, oracle, report, scores
-from jaxseg.apps import sweep as sweeping
-from jaxseg.apps.submission import Submission
+from jaxseg.apps import files, model
+from jaxseg.apps.evaluation import breakdown, oracle, report, scores
+from jaxseg.apps.evaluation import sweep as sweeping
+from jaxseg.apps.evaluation.submission import Submission
 from jaxseg.data import Example, Label
 from jaxseg.metrics import coco
 from jaxseg.metrics.counts import Truth

@@ -11,7 +11,7 @@ from rich.progress import track
 
 from jaxseg import config, runtime, segment, visualize
 from jaxseg.apps import files, model
-from jaxseg.apps import inputs as reading
+from jaxseg.apps.media import inputs as reading
 from jaxseg.train import storage
 
 _anatomy = jax.jit(segment.anatomy, static_argnums=(0, 3), compiler_options=runtime.options())

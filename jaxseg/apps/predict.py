@@ -22,9 +22,10 @@ from rich.console import Console
 from rich.text import Text
 
 from jaxseg import config, visualize
-from jaxseg.apps import exported, files, films, model, stream
-from jaxseg.apps import inputs as reading
-from jaxseg.apps.window import Window
+from jaxseg.apps import exported, files, model, stream
+from jaxseg.apps.media import films
+from jaxseg.apps.media import inputs as reading
+from jaxseg.apps.media.window import Window
 from jaxseg.train import storage
 from jaxseg.types import ClassList, Segmentation
 

@@ -10,7 +10,8 @@ from jaxtyping import Array
 from rich.console import Console
 
 from jaxseg import config, targets, visualize
-from jaxseg.apps import files, report
+from jaxseg.apps import files
+from jaxseg.apps.evaluation import report
 from jaxseg.data import Example
 from jaxseg.ops import superpixels
 from jaxseg.types import ClassList, Targets

@@ -15,7 +15,8 @@ from rich.progress import track
 from rich.table import Table
 
 from jaxseg import config, targets
-from jaxseg.apps import charts, files, report, scores
+from jaxseg.apps import files
+from jaxseg.apps.evaluation import charts, report, scores
 from jaxseg.data import Example, Label
 from jaxseg.metrics import Confusion, Counts, Truth, coco
 from jaxseg.ops import components, superpixels, upsampling

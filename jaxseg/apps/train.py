@@ -9,7 +9,8 @@ import numpy as np
 from rich.console import Console
 
 from jaxseg import config
-from jaxseg.apps import classification, files, model, segmentation, start
+from jaxseg.apps import files, model
+from jaxseg.apps.tasks import classification, segmentation, start
 from jaxseg.train import loop, parallel, state, storage
 from jaxseg.train.checkpoint import FOLDER, Checkpoints
 

@@ -9,7 +9,9 @@ import numpy as np
 from rich.console import Console
 
 from jaxseg import config
-from jaxseg.apps import files, inputs, start
+from jaxseg.apps import files
+from jaxseg.apps.media import inputs
+from jaxseg.apps.tasks import start
 from jaxseg.nn import classifier
 from jaxseg.weights import calibration, imported, stored
 from jaxseg.weights.stored import Weights

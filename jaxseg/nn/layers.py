@@ -272,8 +272,8 @@ def _winograd(x: Array, kernel: Array, dilation: int) -> Array:
         # Rows, then columns, of tiles and windows; then the same of products.
         tiles = [
             tile
-            for row in _winograd_input([padded[:, i : i + h : 2] for i in range(4)])
-            for tile in _winograd_input([row[:, :, i : i + w : 2] for i in range(4)])
+            for row in _winograd_input([lax.slice_in_dim(padded, i, i + h - 1, 2, axis=1) for i in range(4)])
+            for tile in _winograd_input([lax.slice_in_dim(row, i, i + w - 1, 2, axis=2) for i in range(4)])
         ]
         windows = [part for row in _winograd_kernel(kernel) for part in _winograd_kernel(row)]
         products = [tile @ window for tile, window in zip(tiles, windows, strict=True)]

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from jaxseg import cli, config, segment
-from jaxseg.apps import breakdown, model, oracle, scores, submission, sweep
+from jaxseg.apps import model
+from jaxseg.apps.evaluation import breakdown, oracle, scores, submission, sweep
 from jaxseg.data import Label, prepare
 from jaxseg.metrics import Counts, Truth, coco
 from jaxseg.types import Capacity, ClassList, Instances

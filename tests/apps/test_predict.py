@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 from jaxseg import cli, config
-from jaxseg.apps import export, files, films, inputs, model, predict, window
+from jaxseg.apps import export, files, model, predict
+from jaxseg.apps.media import films, inputs, window
 from jaxseg.train.checkpoint import Checkpoints
 from jaxseg.types import ClassList, Instances, Segmentation
 

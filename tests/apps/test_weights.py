@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from jaxseg import cli, config
-from jaxseg.apps import start
+from jaxseg.apps.tasks import start
 from jaxseg.nn import classifier
 from jaxseg.weights import imported, stored
 from tests.weights import golden

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 from jaxseg.nn import layers
 from jaxseg.nn.layers import Convolution, Norm
@@ -207,3 +208,17 @@ def test_bfloat16_computes_small_and_stores_large(depthwise):
     assert {a.dtype for a in jax.tree.leaves((variables, updated))} == {jnp.dtype("float32")}
     exact = Convolution(8, 3, depthwise=depthwise).apply(variables, x, True, mutable=["batch_stats"])[0]
     np.testing.assert_allclose(y.astype(jnp.float32), exact, atol=0.1)
+
+
+def test_a_batch_of_any_size_is_the_same_program():
+    """With a symbol for its size too, parts are slices: as gathers they were slower, and rounded otherwise."""
+    (batch,) = export.symbolic_shape("b")
+    x, kernel = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((batch, 8, 12, 64), (3, 3, 64, 64)))
+    run = jax.jit(lambda x, kernel: layers.convolution(x, kernel, 1, 2, ((2, 2), (2, 2))))
+    exported = export.export(run, platforms=["cpu"])(x, kernel)
+    text = exported.mlir_module()
+    assert "gather" not in text
+    assert text.count("stablehlo.dot_general") == 16, "the form by matrices"
+    values = [jnp.asarray(np.random.default_rng(0).normal(size=(2, *x.shape[1:])), jnp.float32)]
+    values.append(jnp.asarray(np.random.default_rng(1).normal(size=kernel.shape), jnp.float32))
+    np.testing.assert_array_equal(jax.jit(exported.call)(*values), run(*values))

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.progress import track
 
 from jaxseg import config
-from jaxseg.apps import files, model, report, scores
+from jaxseg.apps import files, model
+from jaxseg.apps.evaluation import report, scores
 from jaxseg.metrics.classification import TopK
 from jaxseg.train import classification, loop, parallel, state, storage
 from jaxseg.types import ClassBatch

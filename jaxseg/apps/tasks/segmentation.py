@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 from jaxseg import config
-from jaxseg.apps import files, look, model, scores
+from jaxseg.apps import files, look, model
+from jaxseg.apps.evaluation import scores
 from jaxseg.metrics import Confusion, PanopticQuality, Truth
 from jaxseg.train import loop, parallel, segmentation, state, storage
 from jaxseg.train.step import Numbers

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxseg.apps import charts, oracle, report, scores
+from jaxseg.apps.evaluation import charts, oracle, report, scores
 from jaxseg.metrics import coco
 from jaxseg.types import ClassList
 

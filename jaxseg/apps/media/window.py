@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxseg import config
-from jaxseg.apps import films
+from jaxseg.apps.media import films
 
 ENDS = ("q", "Q", "Escape")
 """Keys that close the window."""

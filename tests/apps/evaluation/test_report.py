@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import numpy as np
 from PIL import Image
 
-from jaxseg.apps import report
+from jaxseg.apps.evaluation import report
 
 VOID = {"meta", "img"}
 

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxseg import config, segment
-from jaxseg.apps import charts, files, model, report, scores
+from jaxseg.apps import files, model
+from jaxseg.apps.evaluation import charts, report, scores
 from jaxseg.data import Example, Label
 from jaxseg.metrics.counts import Truth
 from jaxseg.train import storage

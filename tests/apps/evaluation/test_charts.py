@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from jaxseg.apps import charts
+from jaxseg.apps.evaluation import charts
 
 HOSTILE = '<script>alert("x")</script>&]]>\x00\x1b\n'
 

@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from jaxseg import cli
-from jaxseg.apps import scores, submission
+from jaxseg.apps.evaluation import scores, submission
 from jaxseg.config import Data, UserError
 from jaxseg.data import Label, prepare
 from jaxseg.types import Instances
