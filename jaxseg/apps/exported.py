@@ -10,12 +10,15 @@ Nothing in it is code of Python: reading it unpickles nothing, and a program tha
 refused.
 """
 
+import contextlib
 import io
 import json
 import math
+import os
 import re
+import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -252,8 +255,9 @@ def _read_program(
       UserError: it cannot, or would.
     """
     try:
-        program = jax_export.deserialize(bytearray(arrays["program"].tobytes()))
-        text = program.mlir_module()
+        with _silent():
+            program = jax_export.deserialize(bytearray(arrays["program"].tobytes()))
+            text = program.mlir_module()
     except Exception as error:  # Readers of foreign bytes fail in many ways.
         if str(about["jax"]) == jax.__version__:
             raise _damaged(path, f"JAX cannot read its program ({type(error).__name__})") from error
@@ -274,6 +278,20 @@ def _read_program(
             f"{path} is refused: its program calls {outside} outside of XLA's own operations, which no export does."
         )
     return program
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Without the process's standard error, where MLIR says what it cannot read, past Python."""
+    sys.stderr.flush()
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
 
 
 def _reaching_out(text: str) -> str:

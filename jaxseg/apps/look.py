@@ -66,7 +66,7 @@ def write(workdir: storage.Folder, inputs: Sequence[str], output: Path, best: bo
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     for problem in problems:
         console.print(f"jaxseg: {problem}", markup=False)
-    for source in track(sources, "look", console=console):
+    for source in track(sources, "look", console=console, disable=not console.is_terminal):
         for frame in _frames(source, problems, console):
             files.write_image(output / f"{frame.name}_look.png", look(trained, frame.pixels))
     return 2 if problems else 0

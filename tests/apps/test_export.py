@@ -187,13 +187,14 @@ def test_a_file_of_an_older_jax_is_read(network, tmp_path):
     assert_alike(network, exported.load(golden("0.10.2", tmp_path)))
 
 
-def test_a_file_of_a_newer_jax_is_read_or_says_what_to_install(network, tmp_path):
+def test_a_file_of_a_newer_jax_is_read_or_says_what_to_install(network, tmp_path, capfd):
     path = golden("0.11.2", tmp_path)
     if Version(jax.__version__) >= Version("0.11.2"):
         assert_alike(network, exported.load(path))
     else:
         words = f"was exported by jax 0.11.2, and this jax {jax.__version__} cannot read it"
         assert_refused(path, words, "Install jax 0.11.2 or newer, or export it again")
+    assert capfd.readouterr().err == ""
 
 
 def test_another_layout_is_of_another_version(file, tmp_path):
