@@ -9,6 +9,8 @@ import collections
 import contextlib
 import dataclasses
 import os
+import sys
+import threading
 import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,6 +38,9 @@ AHEAD = 2
 
 WORKERS = min(os.cpu_count() or 1, 8)
 """Threads that draw and write."""
+
+PATIENT = 15
+"""Niceness of all threads but the network's, which drawing would delay where processors are few."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,8 +148,8 @@ def run(
                 window.wait()
 
     with (
-        ThreadPoolExecutor(WORKERS) as workers,
-        ThreadPoolExecutor(1) as encoder,
+        ThreadPoolExecutor(WORKERS, initializer=_yielding) as workers,
+        ThreadPoolExecutor(1, initializer=_yielding) as encoder,
         contextlib.closing(_ahead(_items(sources, trained.frame), ahead)) as items,
     ):
         try:
@@ -187,9 +192,15 @@ def _items(
             yield error
 
 
+def _yielding() -> None:
+    """Lets a thread of ours wait for those that run the network, where Linux counts priorities by thread."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), PATIENT)
+
+
 def _ahead(items: Generator[T, None, None], count: int) -> Generator[T, None, None]:
     """The same, with ``count`` of them read ahead in a thread."""
-    with contextlib.closing(items), ThreadPoolExecutor(1) as reader:
+    with contextlib.closing(items), ThreadPoolExecutor(1, initializer=_yielding) as reader:
         end = object()
         pending = collections.deque(reader.submit(next, items, end) for _ in range(count))
         while (item := pending.popleft().result()) is not end:

@@ -196,13 +196,17 @@ class Video:
         Raises:
           UserError: at the end, where frames could not be decoded or are missing.
         """
-        number, end, damaged = 0, 0.0, []
+        from av.video.reformatter import VideoReformatter
+
+        # One for all frames: each would else set up its own conversion of colors, which takes as long as decoding.
+        number, end, damaged, converter = 0, 0.0, [], VideoReformatter()
         for frame in _decoded(self.path):
             if frame is None or frame.is_corrupt:
                 damaged.append(number)
             else:
                 end = (frame.time or 0.0) + 1 / self.rate
-                pixels = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+                pixels = converter.reformat(frame, format="rgb24").to_ndarray()
+                pixels = np.rot90(pixels, round(frame.rotation / 90))
                 yield Frame(f"{self.name}_{number:06}", np.ascontiguousarray(pixels), 1 / self.rate)
             number += 1
         self._complain(number, end, damaged)
