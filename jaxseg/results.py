@@ -1,4 +1,4 @@
-"""Finished masks in the forms that others read: host-side NumPy on one frame, methods of `types.Segmentation`.
+"""Finished masks in the forms that others read. Host-side NumPy on one frame; a `Result` has all of it as methods.
 
 Boxes and polygons keep the house's order, (y, x); COCO's formats have COCO's, x first.
 """
@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from flax import struct
 from jaxtyping import Bool, Int, UInt8
 
+from jaxseg import visualize
 from jaxseg.types import ClassList, Instances, Segmentation
 
 CLASS_STEP = 1 << 16
@@ -33,9 +35,47 @@ class Panoptic(NamedTuple):
         return np.stack([(self.ids >> shift & 255).astype(np.uint8) for shift in (0, 8, 16)], axis=-1)
 
 
-def unstacked(found: Segmentation) -> list[Segmentation]:
+@struct.dataclass
+class Result(Segmentation):
+    """A `Segmentation` that converts and draws itself: its methods are the functions of this module."""
+
+    def unstack(self) -> "list[Result]":
+        """The frames of a batch, one by one, on the host; see `unstacked`."""
+        return unstacked(self)
+
+    def objects(self, classes: ClassList) -> list[dict[str, Any]]:
+        """The objects by name, with score, box, area and center; see `objects`."""
+        return objects(self, classes)
+
+    def boxes(self) -> Int[np.ndarray, "n 4"]:
+        """Half-open boxes (y0, x0, y1, x1) of the objects; see `boxes`."""
+        return boxes(self)
+
+    def polygons(self) -> list[list[Int[np.ndarray, "m 2"]]]:
+        """Exact outlines of the objects along the edges of pixels, (y, x); see `polygons`."""
+        return polygons(self)
+
+    def panoptic(self, classes: ClassList, categories: Mapping[int, int] | None = None) -> Panoptic:
+        """One map of objects and stuff, with COCO's segments_info; see `panoptic`."""
+        return panoptic(self, classes, categories)
+
+    def coco(self, image_id: int, categories: Mapping[int, int] | None = None) -> list[dict[str, Any]]:
+        """The objects as COCO's results, with run-length codes; see `coco`."""
+        return coco(self, image_id, categories)
+
+    def draw(self, image: Any, classes: ClassList | None = None, **how: Any) -> UInt8[np.ndarray, "H W 3"]:
+        """The frame with its objects drawn over it; see `draw`."""
+        return draw(self, image, classes, **how)
+
+
+def result(found: Segmentation) -> Result:
+    """The same with methods."""
+    return Result(**vars(found))
+
+
+def unstacked(found: Segmentation) -> list[Result]:
     """The frames of a batch, one by one, on the host; a lone frame is a list of one."""
-    host = jax.device_get(found)
+    host = result(jax.device_get(found))
     if np.ndim(host.semantic) == 2:
         return [host]
     return [jax.tree.map(lambda x, i=i: x[i], host) for i in range(len(host.semantic))]
@@ -248,7 +288,5 @@ def draw(found: Segmentation, image: Any, classes: ClassList | None = None, **ho
       classes: names, colors and which classes are stuff.
       **how: other arguments of `visualize.overlay`.
     """
-    from jaxseg import visualize
-
     found = _one(found)
     return visualize.overlay(np.asarray(image), found.semantic, found.instance, found.instances, classes, **how)

@@ -7,15 +7,10 @@ none; 255 means ignored, in semantic maps only. Functions of ops, targets and lo
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
 
 import jax
-import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, UInt8, UInt16
-
-if TYPE_CHECKING:
-    from jaxseg.results import Panoptic
 
 IGNORED = 255
 """Semantic label of pixels that no loss and no metric counts."""
@@ -141,7 +136,7 @@ class Instances:
 class Segmentation:
     """Finished masks of one frame (or, with a leading axis everywhere, of a batch).
 
-    The methods are the functions of `jaxseg.results`: for one frame, on the host.
+    What `jaxseg.load` gives returns it as a `results.Result`, which converts and draws itself.
 
     Attributes:
       semantic: class of every pixel.
@@ -155,48 +150,6 @@ class Segmentation:
     instance: UInt16[Array, "*b H W"]
     instances: Instances
     lost: Int[Array, "*b"]
-
-    def unstack(self) -> "list[Segmentation]":
-        """The frames of a batch, one by one, on the host; see `results.unstacked`."""
-        from jaxseg import results
-
-        return results.unstacked(self)
-
-    def objects(self, classes: "ClassList") -> list[dict[str, Any]]:
-        """The objects by name, with score, box, area and center; see `results.objects`."""
-        from jaxseg import results
-
-        return results.objects(self, classes)
-
-    def boxes(self) -> Int[np.ndarray, "n 4"]:
-        """Half-open boxes (y0, x0, y1, x1) of the objects; see `results.boxes`."""
-        from jaxseg import results
-
-        return results.boxes(self)
-
-    def polygons(self) -> list[list[Int[np.ndarray, "m 2"]]]:
-        """Exact outlines of the objects along the edges of pixels, (y, x); see `results.polygons`."""
-        from jaxseg import results
-
-        return results.polygons(self)
-
-    def panoptic(self, classes: "ClassList", categories: Mapping[int, int] | None = None) -> "Panoptic":
-        """One map of objects and stuff, with COCO's segments_info; see `results.panoptic`."""
-        from jaxseg import results
-
-        return results.panoptic(self, classes, categories)
-
-    def coco(self, image_id: int, categories: Mapping[int, int] | None = None) -> list[dict[str, Any]]:
-        """The objects as COCO's results, with run-length codes; see `results.coco`."""
-        from jaxseg import results
-
-        return results.coco(self, image_id, categories)
-
-    def draw(self, image: Any, classes: "ClassList | None" = None, **how: Any) -> UInt8[np.ndarray, "H W 3"]:
-        """The frame with its objects drawn over it; see `results.draw`."""
-        from jaxseg import results
-
-        return results.draw(self, image, classes, **how)
 
 
 @struct.dataclass

@@ -41,31 +41,11 @@ def imports_of(tree: ast.AST) -> set[str]:
     return found
 
 
-def rooms_of(tree: ast.AST) -> set[str]:
-    return {name.split(".")[1] for name in imports_of(tree) if name.startswith("jaxseg.")}
-
-
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
 def test_imports_point_left(file):
-    room, tree = room_of(file), ast.parse(file.read_text())
-    if room == "types":
-        tree = without_methods_of(tree, "Segmentation")
-    assert rooms_of(tree) - {room} <= ALLOWED[room]
-
-
-def without_methods_of(tree: ast.Module, name: str) -> ast.Module:
-    """The module without the one way back that there is: methods of a result hand it to `results` when called.
-
-    A static checker's imports are no way back.
-    """
-    result = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name)
-    methods = [n for n in result.body if isinstance(n, ast.FunctionDef)]
-    for method in methods:
-        assert rooms_of(method) == {"results"}, method.name
-    typing = [n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
-    result.body = [n for n in result.body if n not in methods]
-    tree.body = [n for n in tree.body if n not in typing]
-    return tree
+    room = room_of(file)
+    rooms = {name.split(".")[1] for name in imports_of(ast.parse(file.read_text())) if name.startswith("jaxseg.")}
+    assert rooms - {room} <= ALLOWED[room]
 
 
 @pytest.mark.parametrize("file", ["config.py", "runtime.py"])

@@ -36,7 +36,7 @@ def found(instance, semantic=None, slots=None, tracks=0):
         embedding=np.zeros((n, 4), np.float32),
         track_id=np.where(area > 0, tracks + np.arange(n) * (tracks > 0), 0).astype(np.int32),
     )
-    return Segmentation(semantic.astype(np.uint8), instance, rows, np.int32(0))
+    return results.Result(semantic.astype(np.uint8), instance, rows, np.int32(0))
 
 
 def blobs(seed, size=(40, 56), objects=9):
@@ -171,4 +171,15 @@ def test_a_batch_is_taken_apart():
 def test_every_function_is_a_method():
     public = {"unstacked", "objects", "boxes", "polygons", "panoptic", "coco", "draw"}
     assert public <= set(vars(results))
-    assert {name.removesuffix("ed") if name == "unstacked" else name for name in public} <= set(dir(Segmentation))
+    assert {name.removesuffix("ed") if name == "unstacked" else name for name in public} <= set(dir(results.Result))
+
+
+def test_a_result_is_a_segmentation_with_methods():
+    one = found(blobs(0))
+    plain = Segmentation(**vars(one))
+    assert isinstance(one, Segmentation)
+    assert not hasattr(plain, "draw")
+    again = results.result(plain)
+    assert jax.tree.structure(again) == jax.tree.structure(one)
+    assert isinstance(jax.jit(lambda x: x)(again), results.Result)
+    assert results.objects(plain, CLASSES) == one.objects(CLASSES)

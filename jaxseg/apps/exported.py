@@ -28,10 +28,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
-from jaxseg import config, runtime
+from jaxseg import config, results, runtime
 from jaxseg.apps import model, stream
 from jaxseg.train import storage
-from jaxseg.types import ClassList, Instances, Segmentation, Thresholds
+from jaxseg.types import ClassList, Instances, Thresholds
 
 FORMAT = "jaxseg exported network 1"
 """What ``about`` says it is; another number is another layout of the file."""
@@ -105,7 +105,7 @@ class Exported:
     def _compiled(self) -> Any:
         return jax.jit(self.program.call, compiler_options=runtime.options())
 
-    def __call__(self, frames: Any, thresholds_: Thresholds | None = None) -> Segmentation:
+    def __call__(self, frames: Any, thresholds_: Thresholds | None = None) -> results.Result:
         """Segments frames of the file's size; inside `jax.jit` it is a part of the caller's program.
 
         Args:
@@ -125,7 +125,7 @@ class Exported:
             found = self.program.call(self.weights, batch, numbers)
         else:
             found = self._ready.call(batch.shape, lambda: self._compiled(self.weights, batch, numbers))
-        result = Segmentation(**{**found, "instances": Instances(**found["instances"])})
+        result = results.Result(**{**found, "instances": Instances(**found["instances"])})
         return result if frames.ndim == 4 else jax.tree.map(lambda x: x[0], result)
 
     def warmup(self, size: tuple[int, int] | None = None, batch: int | None = None) -> float:

@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxseg import config, runtime, segment
+from jaxseg import config, results, runtime, segment
 from jaxseg.apps import stream
 from jaxseg.nn import classifier
 from jaxseg.nn import network as networks
 from jaxseg.train import state as states
 from jaxseg.train import storage
 from jaxseg.train.checkpoint import Checkpoints
-from jaxseg.types import Capacity, ClassList, Segmentation, Thresholds
+from jaxseg.types import Capacity, ClassList, Thresholds
 
 CONFIG = "config.json"
 
@@ -147,7 +147,7 @@ class Model:
     def _capacity(self) -> Capacity:
         return capacity(self.settings)
 
-    def __call__(self, frames: Any, thresholds_: Thresholds | None = None) -> Segmentation:
+    def __call__(self, frames: Any, thresholds_: Thresholds | None = None) -> results.Result:
         """Segments frames; compiled once for each frame size and batch.
 
         Inside `jax.jit` it is a part of the caller's program, compiled as that is.
@@ -163,8 +163,8 @@ class Model:
         numbers = self._numbers if thresholds_ is None else jax.tree.map(jnp.float32, thresholds_)
         arguments = (self.network, self.variables, frames, self._capacity, numbers)
         if isinstance(frames, jax.core.Tracer):
-            return segment.jitted(*arguments)
-        return self._ready.call(frames.shape, lambda: _segment(*arguments))
+            return results.result(segment.jitted(*arguments))
+        return results.result(self._ready.call(frames.shape, lambda: _segment(*arguments)))
 
     def warmup(self, size: tuple[int, int] | None = None, batch: int | None = None) -> float:
         """Compiles for a frame size before the first frame comes, so that this is as quick as all later ones.

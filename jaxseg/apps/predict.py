@@ -23,7 +23,7 @@ from rich import progress
 from rich.console import Console
 from rich.text import Text
 
-from jaxseg import config, visualize
+from jaxseg import config, results, visualize
 from jaxseg.apps import exported, files, model, stream
 from jaxseg.apps.media import films
 from jaxseg.apps.media import inputs as reading
@@ -312,7 +312,7 @@ def write(output: Path, name: str, overlay: np.ndarray, found: Segmentation, cla
         "width": overlay.shape[1],
         "classes": class_table(classes),
         "lost": int(found.lost),
-        "instances": found.objects(classes),
+        "instances": results.objects(found, classes),
     }
     files.write_json(output / f"{name}.json", document)
 

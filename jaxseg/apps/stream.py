@@ -6,7 +6,8 @@ import jax
 import numpy as np
 
 from jaxseg import runtime, track
-from jaxseg.types import Matching, Segmentation, Tracks
+from jaxseg.results import Result
+from jaxseg.types import Matching, Tracks
 
 _update = jax.jit(track.update, compiler_options=runtime.options())
 
@@ -14,7 +15,7 @@ _update = jax.jit(track.update, compiler_options=runtime.options())
 class Segments(Protocol):
     """What `jaxseg.load` gives, as far as it matters here."""
 
-    def __call__(self, frames: Any) -> Segmentation:
+    def __call__(self, frames: Any) -> Result:
         """Segments a frame."""
 
     def pixels_per_unit(self, size: tuple[int, int]) -> float:
@@ -35,7 +36,7 @@ class Stream:
         self._size: tuple[int, int] | None = None
         self._tracks: Tracks | None = None
 
-    def __call__(self, frame: Any) -> Segmentation:
+    def __call__(self, frame: Any) -> Result:
         """Segments the next frame.
 
         Args:

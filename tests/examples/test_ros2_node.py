@@ -12,7 +12,8 @@ import pytest
 
 from jaxseg import config
 from jaxseg.apps.stream import Stream
-from jaxseg.types import ClassList, Instances, Segmentation
+from jaxseg.results import Result
+from jaxseg.types import ClassList, Instances
 
 FILE = Path(__file__).parents[2] / "examples" / "ros2_node.py"
 
@@ -160,7 +161,7 @@ def segmentation():
         embedding=np.zeros((3, 4), np.float32),
         track_id=np.zeros(3, np.int32),
     )
-    return Segmentation(semantic, instance, rows, np.int32(0))
+    return Result(semantic, instance, rows, np.int32(0))
 
 
 NAMES = ("background", "cup", "can")
