@@ -3,7 +3,8 @@
 Each is a mean within the image, so its count is 1, or 0 for an image that has too few instances to define it; such an
 image does not dilute the mean of the batch. Hinges are not squared. What stands for an instance is the embedding at its
 center, as in the paper; with ``anchor="mean"`` it is the mean embedding of its elements (De Brabandere et al., 2017),
-which is what a network without centers is trained for.
+which is what a network without centers is trained for. That paper's own terms, with squared hinges, are `variance`,
+`distance` and `regularization` with this anchor.
 """
 
 import jax
@@ -37,14 +38,7 @@ def attraction(outputs: Outputs, targets: Targets, margin: Scalar, anchor: str =
     References:
       Milioto et al., ICRA 2019, eq. 3; De Brabandere et al., 2017, eq. 1 (the mean; its hinge is squared).
     """
-    row = jnp.maximum(targets.instance - 1, 0)
-    member = targets.instance > 0
-    sizes = jnp.zeros(targets.valid.shape, jnp.float32).at[row].add(member.astype(jnp.float32))
-    instances = jnp.sum(targets.valid, dtype=jnp.float32)
-    # The two means as one weighted sum over elements: no array of instances by elements, no scatter of losses.
-    weights = member / jnp.maximum(instances * sizes, 1.0)[row]
-    distances = _norm(_anchors(outputs, targets, anchor)[row] - outputs.embedding)
-    return _mean(weights * jax.nn.relu(distances - margin), instances >= 1)
+    return _attraction(outputs, targets, margin, anchor, squared=False)
 
 
 def repulsion(outputs: Outputs, targets: Targets, margin: Scalar, anchor: str = "center") -> Sum:
@@ -67,12 +61,7 @@ def repulsion(outputs: Outputs, targets: Targets, margin: Scalar, anchor: str = 
     References:
       Milioto et al., ICRA 2019, eq. 4.
     """
-    centers = _anchors(outputs, targets, anchor)
-    # Differences, not |a|^2 - 2ab + |b|^2: the expansion cancels exactly where the hinge acts.
-    distances = _norm(centers[:, None] - centers[None])
-    pairs = targets.valid[:, None] & targets.valid[None] & ~jnp.eye(targets.valid.size, dtype=bool)
-    number = jnp.sum(pairs, dtype=jnp.float32)
-    return _mean(jnp.where(pairs, jax.nn.relu(margin - distances), 0.0) / jnp.maximum(number, 1.0), number >= 1)
+    return _repulsion(outputs, targets, margin, anchor, squared=False)
 
 
 def regularization(outputs: Outputs, targets: Targets, anchor: str = "center") -> Sum:
@@ -97,6 +86,72 @@ def regularization(outputs: Outputs, targets: Targets, anchor: str = "center") -
     norms = _norm(_anchors(outputs, targets, anchor))
     instances = jnp.sum(targets.valid, dtype=jnp.float32)
     return _mean(jnp.where(targets.valid, norms, 0.0) / jnp.maximum(instances, 1.0), instances >= 1)
+
+
+def variance(outputs: Outputs, targets: Targets, margin: Scalar) -> Sum:
+    r"""Squared hinge of every element's distance to its instance's mean embedding.
+
+    .. math:: \frac{1}{K} \sum_k \frac{1}{P_k} \sum_{p \in k} ([\,\|\mu_k - e_{k,p}\| - \delta_v]^+)^2
+
+    Args:
+      outputs: embeddings (h, w, d); the other heads are not read.
+      targets: instance of each element, on the same grid.
+      margin: delta_v, in embedding units, >= 0; 0.5 in their experiments.
+
+    Returns:
+      (loss, 1), or (0, 0) without instances.
+
+    References:
+      De Brabandere et al., 2017, eq. 1.
+    """
+    return _attraction(outputs, targets, margin, "mean", squared=True)
+
+
+def distance(outputs: Outputs, targets: Targets, margin: Scalar) -> Sum:
+    r"""Squared hinge of the closeness of the mean embeddings of every two instances, averaged over ordered pairs.
+
+    .. math:: \frac{1}{K (K - 1)} \sum_{k_A \ne k_B} ([2 \delta_d - \|\mu_{k_A} - \mu_{k_B}\|\,]^+)^2
+
+    Args:
+      outputs: embeddings (h, w, d); the other heads are not read.
+      targets: instance of each element, on the same grid.
+      margin: delta_d, half the distance that is far enough, in embedding units, >= 0; 1.5 in their experiments.
+
+    Returns:
+      (loss, 1), or (0, 0) with fewer than two instances.
+
+    References:
+      De Brabandere et al., 2017, eq. 2.
+    """
+    return _repulsion(outputs, targets, 2 * margin, "mean", squared=True)
+
+
+def _attraction(outputs: Outputs, targets: Targets, margin: Scalar, anchor: str, squared: bool) -> Sum:
+    """Mean over instances of the mean hinge of their elements."""
+    row = jnp.maximum(targets.instance - 1, 0)
+    member = targets.instance > 0
+    sizes = jnp.zeros(targets.valid.shape, jnp.float32).at[row].add(member.astype(jnp.float32))
+    instances = jnp.sum(targets.valid, dtype=jnp.float32)
+    # The two means as one weighted sum over elements: no array of instances by elements, no scatter of losses.
+    weights = member / jnp.maximum(instances * sizes, 1.0)[row]
+    distances = _norm(_anchors(outputs, targets, anchor)[row] - outputs.embedding)
+    return _mean(weights * _hinge(distances - margin, squared), instances >= 1)
+
+
+def _repulsion(outputs: Outputs, targets: Targets, margin: Scalar, anchor: str, squared: bool) -> Sum:
+    """Mean hinge over ordered pairs of instances."""
+    centers = _anchors(outputs, targets, anchor)
+    # Differences, not |a|^2 - 2ab + |b|^2: the expansion cancels exactly where the hinge acts.
+    distances = _norm(centers[:, None] - centers[None])
+    pairs = targets.valid[:, None] & targets.valid[None] & ~jnp.eye(targets.valid.size, dtype=bool)
+    number = jnp.sum(pairs, dtype=jnp.float32)
+    hinges = jnp.where(pairs, _hinge(margin - distances, squared), 0.0)
+    return _mean(hinges / jnp.maximum(number, 1.0), number >= 1)
+
+
+def _hinge(values: Float[Array, "*b"], squared: bool) -> Float[Array, "*b"]:
+    positive = jax.nn.relu(values)
+    return positive**2 if squared else positive
 
 
 def _anchors(outputs: Outputs, targets: Targets, anchor: str) -> Float[Array, "n d"]:

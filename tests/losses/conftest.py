@@ -75,3 +75,17 @@ def edge(request):
 @pytest.fixture
 def from_maps():
     return make_targets
+
+
+@pytest.fixture
+def permuted():
+    """The same instances under other ids: row i becomes row order[i]."""
+
+    def permute(targets, order):
+        order = np.array(order)
+        row_of = np.argsort(order)
+        new_id = np.concatenate([[0], order + 1])[np.array(targets.instance)]
+        rows = {name: getattr(targets, name)[row_of] for name in ("center", "class_id", "valid")}
+        return targets.replace(instance=jnp.asarray(new_id, jnp.int32), **rows)
+
+    return permute

@@ -1,14 +1,20 @@
-"""The focal loss against its equation and its limits."""
+"""The focal losses against their equations and their limits."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxseg import targets as targets_of
 from jaxseg.losses import centers
+from jaxseg.types import Outputs
 
 focal = jax.jit(centers.focal, static_argnames="normalize")
 gradient_of_focal = jax.jit(jax.value_and_grad(lambda *args: centers.focal(*args).total))
+spared_focal = jax.jit(centers.penalty_reduced_focal, static_argnames="normalize")
+gradient_of_spared = jax.jit(
+    jax.value_and_grad(lambda *args: centers.penalty_reduced_focal(*args).total, argnums=(0, 2, 3))
+)
 
 
 def naive_focal(outputs, targets, alpha, gamma):
@@ -95,3 +101,91 @@ def test_numbers_are_traced(outputs, targets):
 def test_unknown_normalization_is_refused(outputs, targets):
     with pytest.raises(ValueError, match=r"`normalize` must be .positives. or .elements.: got 'batch'\."):
         focal(outputs, targets, 0.5, 2.0, "batch")
+
+
+def naive_penalty_reduced_focal(outputs, targets, gamma, beta):
+    total, positives, elements = 0.0, 0, 0
+    for place, logit in np.ndenumerate(np.float64(outputs.center)):
+        if targets.semantic[place] == 255 or targets.unknown[place]:
+            continue
+        prob, truth, elements = 1 / (1 + np.exp(-logit)), np.float64(targets.confidence[place]), elements + 1
+        if truth == 1:
+            total, positives = total - (1 - prob) ** gamma * np.log(prob), positives + 1
+        else:
+            total -= (1 - truth) ** beta * prob**gamma * np.log(1 - prob)
+    return total, positives, elements
+
+
+def gaussian_targets(order=(0, 1, 2, 3)):
+    """Three instances on a grid of 5 x 6, of which two find a row, soft confidences, and an ignored row."""
+    instance = np.zeros((5, 6), np.uint16)
+    instance[0:2, 0:3], instance[2:5, 0:3], instance[3:5, 3:6] = 1, 2, 3
+    semantic = (instance > 0).astype(np.uint8)
+    semantic[2] = 255
+    ids = jnp.asarray(np.array(order, np.uint16)[instance])
+    own_cell = jnp.full((5, 6), 4, jnp.uint8)
+    return targets_of.make(jnp.asarray(semantic), ids, own_cell, size=1, slots=2, style="gaussian", radius=2.0)
+
+
+@pytest.mark.parametrize(("gamma", "beta"), [(2.0, 4.0), (0.5, 1.0)])
+def test_penalty_reduced_focal_equals_the_equation(outputs, gamma, beta):
+    targets = gaussian_targets()
+    soft = (targets.confidence > 0) & (targets.confidence < 1)
+    assert soft.any()
+    assert targets.unknown.any()
+    total, positives, elements = naive_penalty_reduced_focal(outputs, targets, gamma, beta)
+    assert (positives, elements) == (2, 18)
+    for normalize, count in (("positives", positives), ("elements", elements)):
+        result = spared_focal(outputs, targets, gamma, beta, normalize)
+        np.testing.assert_allclose((result.total, result.count), (total, count), rtol=1e-5)
+
+
+def test_penalty_reduced_focal_is_twice_the_even_focal(outputs):
+    targets = gaussian_targets()
+    even = focal(outputs, targets, 0.5, 2.0)
+    result = spared_focal(outputs, targets)
+    np.testing.assert_allclose((result.total, result.count), (2 * even.total, even.count), rtol=1e-6)
+
+
+def test_penalty_reduced_focal_spares_the_near_more(outputs):
+    """On the flank of the bell, the gradient is (1 - y)^beta of what it is far from any center."""
+    targets = gaussian_targets()
+    flat = outputs.replace(center=jnp.zeros_like(outputs.center))
+    gradient = np.array(gradient_of_spared(flat, targets, 2.0, 3.0)[1][0].center)
+    counted = (np.array(targets.semantic) != 255) & ~np.array(targets.unknown)
+    truth = np.array(targets.confidence)
+    negative = counted & (truth < 1)
+    far = gradient[counted & (truth == 0)]
+    np.testing.assert_allclose(gradient[negative], far[0] * (1 - truth[negative]) ** 3, rtol=1e-5)
+    assert (gradient[truth == 1] < 0).all()
+    np.testing.assert_array_equal(gradient[~counted], 0)
+
+
+def test_penalty_reduced_focal_is_least_at_the_truth():
+    targets = gaussian_targets()
+    certain = jnp.where(targets.confidence == 1, 60.0, -60.0)
+    outputs = Outputs(jnp.zeros((5, 6, 4)), jnp.zeros((5, 6, 3)), certain)
+    loss, gradient = gradient_of_spared(outputs, targets, 2.0, 4.0)
+    assert 0 <= loss < 1e-20
+    np.testing.assert_allclose(gradient[0].center, 0, atol=1e-20)
+
+
+def test_penalty_reduced_focal_does_not_know_ids(outputs):
+    results = [spared_focal(outputs, gaussian_targets(order)).total for order in ((0, 1, 2, 3), (0, 20, 500, 700))]
+    np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize("numbers", [(0.0, 0.0), (0.5, 0.5), (2.0, 4.0)])
+@pytest.mark.parametrize("scale", [1.0, 1e3])
+def test_gradient_of_penalty_reduced_focal_is_finite(outputs, edge, numbers, scale):
+    """With respect to its numbers too: 0^beta stands at every center."""
+    name, targets = edge
+    large = outputs.replace(center=outputs.center * scale)
+    result, gradient = gradient_of_spared(large, targets, *numbers)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves((result, gradient)))
+    assert (result == 0) == (name in ("ignored", "no slot"))
+
+
+def test_penalty_reduced_focal_refuses_another_normalization(outputs, targets):
+    with pytest.raises(ValueError, match=r"`normalize` must be .positives. or .elements.: got 'batch'\."):
+        centers.penalty_reduced_focal(outputs, targets, normalize="batch")
