@@ -1,5 +1,6 @@
 """Writing pictures as a video, frame by frame: H.264, or an animated image for a page."""
 
+import abc
 import contextlib
 from fractions import Fraction
 from pathlib import Path
@@ -42,7 +43,7 @@ def film(path: Path) -> "Film":
     return H264(path) if suffix in CONTAINERS else Animation(path)
 
 
-class Film:
+class Film(abc.ABC):
     """Pictures that become a file once all are there; until then it has another name, `NAME.partial`.
 
     What is at the path is replaced when the film is left, and stays where an exception leaves it, or no picture came.
@@ -86,14 +87,17 @@ class Film:
                 self._time += seconds
             self._add(fitted(picture, self._size), self._time)
 
+    @abc.abstractmethod
     def _begin(self, size: tuple[int, int], seconds: float) -> None:
-        raise NotImplementedError
+        """Opens the partial file, for pictures of this size."""
 
+    @abc.abstractmethod
     def _add(self, picture: np.ndarray, time: float) -> None:
-        raise NotImplementedError
+        """Adds a picture of that size, seconds after the first."""
 
+    @abc.abstractmethod
     def _end(self) -> None:
-        raise NotImplementedError
+        """Completes the partial file."""
 
 
 class H264(Film):
