@@ -440,6 +440,8 @@ class Losses:
       regularization: weight of the norm of embeddings at centers.
       center: weight of eq. 5.
       class_weight_power: exponent on w_c of eq. 2: 1 as printed, 0.5 its root, 0 uniform.
+      class_correction: share of the bias towards rare classes, which w_c brings, that stays inside the loss: 1 for
+        predictions as if unweighted, 0 as printed.
       alpha: weight of the positives in eq. 5; the negatives get 1 - alpha.
       gamma: focusing exponent of eq. 5.
       attraction_margin: delta_a of eq. 3.
@@ -452,7 +454,8 @@ class Losses:
     repulsion: float = 1.0
     regularization: float = 0.001
     center: float = 1.0
-    class_weight_power: float = 0.0
+    class_weight_power: float = 1.0
+    class_correction: float = 1.0
     alpha: float = 0.9
     gamma: float = 2.0
     attraction_margin: float = 0.1
@@ -462,11 +465,12 @@ class Losses:
     @classmethod
     def paper(cls) -> "Losses":
         """As printed in the paper: w_c of eq. 2, and alpha = 0.01 on the positives of eq. 5, per element."""
-        return cls(class_weight_power=1.0, alpha=0.01, gamma=2.0, normalize="elements")
+        return cls(class_weight_power=1.0, class_correction=0.0, alpha=0.01, gamma=2.0, normalize="elements")
 
     def __post_init__(self) -> None:
         for name in ("semantic", "attraction", "repulsion", "regularization", "center", "class_weight_power", "gamma"):
             _range(getattr(self, name), f"losses.{name}", 0)
+        _range(self.class_correction, "losses.class_correction", 0, 1)
         _range(self.alpha, "losses.alpha", 0, 1)
         _range(self.attraction_margin, "losses.attraction_margin", 0)
         _range(self.repulsion_margin, "losses.repulsion_margin", 0)

@@ -27,23 +27,36 @@ def class_weights(frequencies: Float[Array, " c"], epsilon: Scalar = 1.02, power
     return jnp.log(frequencies + epsilon) ** -power
 
 
-def cross_entropy(outputs: Outputs, targets: Targets, class_weights: Float[Array, " c"]) -> Sum:
+def cross_entropy(
+    outputs: Outputs, targets: Targets, class_weights: Float[Array, " c"], correction: Scalar = 0.0
+) -> Sum:
     r"""Cross-entropy of each element's class, weighted by class.
 
-    .. math:: -\frac{1}{P} \sum_p w_{c(p)} \log \hat{y}_{p, c(p)}
+    .. math:: -\frac{1}{P} \sum_p w_{c(p)} \log \mathrm{softmax}(z_p + \rho \log w)_{c(p)}
+
+    Weights w make a network say a class w times as often as it is right, so that masks of rare classes grow. With a
+    correction of 1 the bias stays inside the loss, and the logits z are those of the classes as they occur.
 
     Args:
-      outputs: class logits (h, w, c); the other heads are not read.
+      outputs: class logits z (h, w, c); the other heads are not read.
       targets: class ids on the same grid; 255 is left out.
-      class_weights: weight of each class, >= 0.
+      class_weights: weight w of each class, >= 0; > 0 where there is a correction.
+      correction: rho, 0 for the paper's equation, 1 for unbiased logits.
 
     Returns:
       Summed loss and the number of elements that are not ignored (whatever their weights).
 
     References:
-      Milioto et al., ICRA 2019, eq. 1.
+      Milioto et al., ICRA 2019, eq. 1 (rho = 0); Menon et al., Long-tail learning via logit adjustment, ICLR 2021,
+      whose general loss has weights and adjustments.
     """
-    return _weighted_cross_entropy(outputs, targets, class_weights[None, None])
+    biased = outputs.replace(semantic=outputs.semantic + correction * _log(class_weights)[None, None])
+    return _weighted_cross_entropy(biased, targets, class_weights[None, None])
+
+
+def _log(weights: Float[Array, " c"]) -> Float[Array, " c"]:
+    """The logarithm, finite at 0."""
+    return jnp.log(jnp.maximum(weights, jnp.finfo(weights.dtype).tiny))
 
 
 def boundary_cross_entropy(

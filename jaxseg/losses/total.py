@@ -25,6 +25,8 @@ class Hyperparameters:
       gamma: focusing exponent of the center loss, >= 0.
       attraction_margin: embedding distance to the center below which an element is close enough, >= 0.
       repulsion_margin: embedding distance between centers above which they are far enough, >= 0.
+      class_correction: how much of the class weights' bias stays inside the loss, in [0, 1]; see
+        `semantic.cross_entropy`.
     """
 
     class_weights: Float[Array, "*b c"]
@@ -32,6 +34,7 @@ class Hyperparameters:
     gamma: float | int | Float[Array, "*b"]
     attraction_margin: float | int | Float[Array, "*b"]
     repulsion_margin: float | int | Float[Array, "*b"]
+    class_correction: float | int | Float[Array, "*b"] = 0.0
 
 
 def paper_terms(hyper: Hyperparameters, normalize: str = "positives") -> dict[str, Term]:
@@ -45,7 +48,7 @@ def paper_terms(hyper: Hyperparameters, normalize: str = "positives") -> dict[st
       A new mapping: add to it, or leave out of it, what you like.
     """
     return {
-        "semantic": partial(semantic.cross_entropy, class_weights=hyper.class_weights),
+        "semantic": _semantic(hyper),
         "attraction": partial(embedding.attraction, margin=hyper.attraction_margin),
         "repulsion": partial(embedding.repulsion, margin=hyper.repulsion_margin),
         "regularization": embedding.regularization,
@@ -66,11 +69,15 @@ def baseline_terms(hyper: Hyperparameters) -> dict[str, Term]:
       Milioto et al., ICRA 2019, Table I, first row; De Brabandere et al., 2017.
     """
     return {
-        "semantic": partial(semantic.cross_entropy, class_weights=hyper.class_weights),
+        "semantic": _semantic(hyper),
         "attraction": partial(embedding.attraction, margin=hyper.attraction_margin, anchor="mean"),
         "repulsion": partial(embedding.repulsion, margin=hyper.repulsion_margin, anchor="mean"),
         "regularization": partial(embedding.regularization, anchor="mean"),
     }
+
+
+def _semantic(hyper: Hyperparameters) -> Term:
+    return partial(semantic.cross_entropy, class_weights=hyper.class_weights, correction=hyper.class_correction)
 
 
 def evaluate(terms: Mapping[str, Term], outputs: Outputs, targets: Targets) -> dict[str, Sum]:

@@ -110,6 +110,7 @@ def numbers(
     """
     hyper = total.Hyperparameters(
         class_weights=semantic.class_weights(jnp.asarray(frequencies), power=settings.class_weight_power),
+        class_correction=settings.class_correction,
         alpha=settings.alpha,
         gamma=settings.gamma,
         attraction_margin=settings.attraction_margin,

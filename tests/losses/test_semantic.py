@@ -47,6 +47,37 @@ def test_gradient_is_weighted_softmax_minus_label(outputs, targets):
     np.testing.assert_allclose(gradient, theory, atol=1e-5)
 
 
+@pytest.mark.parametrize("correction", [0.0, 0.5, 1.0])
+def test_correction_leaves_logits_of_the_classes_as_they_occur(targets, correction):
+    # Where all elements share one prediction, the best is the classes' shares times what is left of the weights.
+    labels = np.array(targets.semantic)
+    shares = np.bincount(labels[labels != 255], minlength=4) / (labels != 255).sum()
+    assert (shares > 0).all()
+    best = jnp.log(shares * np.array(WEIGHTS) ** (1 - correction))
+
+    def loss(logits):
+        everywhere = jnp.broadcast_to(logits, (*labels.shape, 4))
+        outputs = Outputs(everywhere, jnp.zeros((*labels.shape, 1)), jnp.zeros(labels.shape))
+        return semantic.cross_entropy(outputs, targets, WEIGHTS, correction).mean()
+
+    np.testing.assert_allclose(jax.grad(loss)(best), 0, atol=1e-6)
+    assert np.abs(jax.grad(loss)(best.at[0].add(0.1))).max() > 1e-3
+
+
+def test_correction_is_the_equation_on_shifted_logits(outputs, targets):
+    result = semantic.cross_entropy(outputs, targets, WEIGHTS, 1.0)
+    logits = np.float64(outputs.semantic) + np.log(np.float64(WEIGHTS))
+    expected = naive_cross_entropy(logits, np.array(targets.semantic), np.float64(WEIGHTS))
+    np.testing.assert_allclose((result.total, result.count), expected, rtol=1e-5)
+
+
+def test_correction_is_finite_where_a_class_weighs_nothing(outputs, targets):
+    weights = WEIGHTS.at[2].set(0.0)
+    value, gradient = jax.value_and_grad(lambda o: semantic.cross_entropy(o, targets, weights, 1.0).total)(outputs)
+    assert np.isfinite(value)
+    assert np.isfinite(gradient.semantic).all()
+
+
 def test_ignored_elements_change_nothing(outputs, targets):
     noisy = outputs.replace(semantic=outputs.semantic.at[0, 0].set(1e4))
     assert targets.semantic[0, 0] == 255
