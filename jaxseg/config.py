@@ -478,24 +478,27 @@ class Losses:
 
 @dataclass(frozen=True)
 class Grouping:
-    """Post-processing; all of them are traced numbers but ``slots``.
+    """Post-processing; all of them are traced numbers but ``slots`` and ``vote``.
 
     Attributes:
       slots: most objects found in a frame.
       center: confidence above which an element is part of a center.
       assignment: largest embedding distance of an element to its center; the bandwidth of all-to-all clustering.
-      duplicate: embedding distance below which two centers of a class are one object.
+      duplicate: embedding distance up to which two centers are one object.
+      vote: an object's elements vote on its class. Without, as in the paper, each class is grouped by itself, and what
+        the network says of two classes becomes two objects.
     """
 
     slots: int = 128
     center: float = 0.6
     assignment: float = 0.5
-    duplicate: float = 0.1
+    duplicate: float = 0.3
+    vote: bool = True
 
     @classmethod
     def paper(cls, slots: int = 128) -> "Grouping":
-        """As printed in the paper: confidence over 0.7, and delta_a = 0.1 for both radii."""
-        return cls(slots, center=0.7, assignment=0.1, duplicate=0.1)
+        """As printed in the paper: confidence over 0.7, delta_a = 0.1 for both radii, and each class by itself."""
+        return cls(slots, center=0.7, assignment=0.1, duplicate=0.1, vote=False)
 
     def __post_init__(self) -> None:
         _range(self.slots, "grouping.slots", 1, 65535)

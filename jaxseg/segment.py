@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, Integer, UInt8, UInt16
 
@@ -268,9 +269,19 @@ class Groups(NamedTuple):
 
 
 def group(
-    outputs: Outputs, inside: Bool[Array, "h w"], slots: int, thresholds: Thresholds, stuff: tuple[int, ...] = ()
+    outputs: Outputs,
+    inside: Bool[Array, "h w"],
+    slots: int,
+    thresholds: Thresholds,
+    stuff: tuple[int, ...] = (),
+    vote: bool = True,
 ) -> Groups:
     """Clusters the elements of one image around the predicted centers (section III-B).
+
+    Centers are components of one class. The paper then treats each class apart, so that an object of which the network
+    takes a part for another class comes out as two. With a vote classes are one from there on: of centers that lie near
+    one another one is kept, each element joins the nearest, and an object's elements share the class whose probability
+    is highest on their average.
 
     Args:
       outputs: the three heads on the grid.
@@ -278,16 +289,38 @@ def group(
       slots: most objects.
       thresholds: confidence and the two radii.
       stuff: ids of classes whose elements belong to no object.
+      vote: whether objects vote on their class; the paper's way without (static).
     """
     classes, things, probability = _classified(outputs, inside, stuff)
     peaks = clustering.peaks(jax.nn.sigmoid(outputs.center), things, slots, thresholds.center)
     embedding = outputs.embedding[peaks.element[:, 0], peaks.element[:, 1]]
-    keep = clustering.duplicates(embedding, peaks.class_id, peaks.valid, thresholds.duplicate)
+    apart = (lambda kinds: (kinds > 0).astype(jnp.int32)) if vote else (lambda kinds: kinds)
+    keep = clustering.duplicates(embedding, apart(peaks.class_id), peaks.valid, thresholds.duplicate)
     order = jnp.argsort(~keep, stable=True)
     peaks, embedding = jax.tree.map(lambda x: x[order] if x.ndim else x, (peaks, embedding))
     peaks = peaks.replace(valid=keep[order])
-    ids = clustering.assign(outputs.embedding, things, embedding, peaks.class_id, peaks.valid, thresholds.assignment)
-    return Groups(classes, ids, peaks, embedding, peaks.score * _mean_probability(ids, probability, slots))
+    ids = clustering.assign(
+        outputs.embedding, apart(things), embedding, apart(peaks.class_id), peaks.valid, thresholds.assignment
+    )
+    if vote:
+        chosen, mean = _voted(ids, jax.nn.softmax(outputs.semantic), slots, stuff)
+        classes = jnp.where(ids > 0, jnp.pad(chosen, (1, 0))[ids], classes)
+        peaks = peaks.replace(class_id=jnp.where(mean > 0, chosen, peaks.class_id))
+    else:
+        mean = _mean_probability(ids, probability, slots)
+    return Groups(classes, ids, peaks, embedding, peaks.score * mean)
+
+
+def _voted(
+    ids: Int[Array, "h w"], probabilities: Float[Array, "h w c"], slots: int, stuff: tuple[int, ...]
+) -> tuple[Int[Array, " n"], Float[Array, " n"]]:
+    """The class with instances that each object's elements are most, and its mean probability; 0 without elements."""
+    ones = jnp.ones((*ids.shape, 1))
+    sums = _sums(ids, slots, jnp.concatenate([ones, probabilities], axis=-1))
+    mean = sums[:, 1:] / jnp.maximum(sums[:, :1], 1)
+    without_instances = np.isin(np.arange(mean.shape[-1]), (0, *stuff))
+    votes = jnp.where(without_instances[None], -1.0, mean)
+    return jnp.argmax(votes, axis=-1).astype(jnp.int32), jnp.max(votes, axis=-1)
 
 
 def group_all_to_all(
@@ -305,8 +338,9 @@ def group_all_to_all(
     return Groups(classes, found.ids, peaks, found.mean, _mean_probability(found.ids, probability, slots))
 
 
-GROUPINGS = {"centers": group, "all_to_all": group_all_to_all}
-"""How elements become objects, by `Capacity.clustering`."""
+def _grouping(capacity: Capacity) -> Callable[..., Groups]:
+    """How elements become objects."""
+    return group_all_to_all if capacity.clustering == "all_to_all" else functools.partial(group, vote=capacity.vote)
 
 
 def _classified(
@@ -350,7 +384,7 @@ def finish(
       thresholds: numbers of the grouping.
     """
     on_frame = (_ceil(plan.frame[0], plan.cell), _ceil(plan.frame[1], plan.cell)) if not plan.resized else plan.grid
-    cluster = GROUPINGS[capacity.clustering]
+    cluster = _grouping(capacity)
     with jax.named_scope("grouping"):
         groups = cluster(outputs, _inside(plan.grid, on_frame), capacity.slots, thresholds, capacity.stuff)
     with jax.named_scope("upsampling"):

@@ -159,13 +159,13 @@ class Thresholds:
     Attributes:
       center: confidence that an element must exceed to be part of a center, in (0, 1).
       assignment: largest embedding distance from an element to the center (or mean) that takes it, >= 0.
-      duplicate: a center within this embedding distance of a more confident one of its class is dropped, >= 0.
+      duplicate: a center within this embedding distance of a more confident one is dropped, >= 0.
       compactness: weight of the spatial distance in superpixels, in Lab units per pixel at the network's size, > 0.
     """
 
     center: float | Float[Array, ""] = 0.6
     assignment: float | Float[Array, ""] = 0.5
-    duplicate: float | Float[Array, ""] = 0.1
+    duplicate: float | Float[Array, ""] = 0.3
     compactness: float | Float[Array, ""] = 3.0
 
 
@@ -257,6 +257,7 @@ class Capacity:
       stride: what native sizes are padded to a multiple of (the encoder's largest stride).
       stuff: ids of classes without instances, which are predicted but not grouped.
       clustering: "centers", or "all_to_all": the paper's baseline, without centers and superpixels.
+      vote: whether the elements of an object vote on its class; see `segment.group`.
     """
 
     slots: int = 128
@@ -265,6 +266,7 @@ class Capacity:
     stride: int = 32
     stuff: tuple[int, ...] = ()
     clustering: str = "centers"
+    vote: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

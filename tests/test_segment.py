@@ -13,7 +13,7 @@ from jaxseg.types import Capacity, Outputs, Thresholds
 # Compiled whole: called as they are, each of their hundreds of operations would be compiled alone.
 assign = jax.jit(segment.assign, static_argnums=(1, 2))
 finish = jax.jit(segment.finish, static_argnums=(2, 3))
-group = jax.jit(segment.group, static_argnums=2, static_argnames="stuff")
+group = jax.jit(segment.group, static_argnums=2, static_argnames=("stuff", "vote"))
 oracle = jax.jit(segment.oracle, static_argnums=1)
 make = jax.jit(targets.make, static_argnums=(3, 4), static_argnames="style")
 
@@ -256,7 +256,8 @@ def test_upsampling_is_the_superpixels():
     np.testing.assert_array_equal(assignment, superpixels.assign(image, 4, 3.0))
 
 
-def test_stuff_is_predicted_and_belongs_to_no_object():
+@pytest.mark.parametrize("vote", [True, False])
+def test_stuff_is_predicted_and_belongs_to_no_object(vote):
     """Every element is a confident center of its class; those of stuff found no object all the same."""
     rng = np.random.default_rng(0)
     classes = rng.integers(0, 4, (12, 16))
@@ -266,14 +267,17 @@ def test_stuff_is_predicted_and_belongs_to_no_object():
         9.0 * jnp.ones((12, 16)),
     )
     inside = jnp.ones((12, 16), bool)
-    groups = group(outputs, inside, 64, THRESHOLDS, stuff=(2,))
-    free = group(outputs, inside, 64, THRESHOLDS)
-    np.testing.assert_array_equal(groups.classes, classes)
+    groups = group(outputs, inside, 64, THRESHOLDS, stuff=(2,), vote=vote)
+    free = group(outputs, inside, 64, THRESHOLDS, vote=vote)
+    alone = np.asarray(groups.ids) == 0 if vote else np.ones_like(classes, bool)
+    assert alone.any()
+    np.testing.assert_array_equal(np.asarray(groups.classes)[alone], classes[alone])
+    np.testing.assert_array_equal(np.asarray(groups.classes)[classes == 2], 2)
     assert np.asarray(free.ids)[classes == 2].any()
     assert not np.asarray(groups.ids)[classes == 2].any()
     assert set(np.asarray(groups.peaks.class_id)[np.asarray(groups.peaks.valid)]) == {1, 3}
-    # What is no stuff is grouped as before.
-    np.testing.assert_array_equal(np.asarray(groups.ids)[classes != 2] > 0, np.asarray(free.ids)[classes != 2] > 0)
+    if not vote:  # What is no stuff is grouped as before.
+        np.testing.assert_array_equal(np.asarray(groups.ids)[classes != 2] > 0, np.asarray(free.ids)[classes != 2] > 0)
 
 
 @pytest.mark.parametrize("size", [(45, 61), (96, 128), (50, 75)])
@@ -288,4 +292,53 @@ def test_the_anatomy_is_what_the_result_was_made_of(tiny, size):
     assert parts.superpixels.shape == size
     classes = parts.outputs.semantic.argmax(-1)
     assert len(np.unique(classes)) > 1
-    np.testing.assert_array_equal(classes.ravel()[parts.superpixels], whole.semantic)
+    alone = np.asarray(whole.instance) == 0
+    assert alone.any()
+    np.testing.assert_array_equal(classes.ravel()[parts.superpixels][alone], np.asarray(whole.semantic)[alone])
+    members = np.asarray(whole.instance)[~alone] - 1
+    np.testing.assert_array_equal(whole.instances.class_id[members], np.asarray(whole.semantic)[~alone])
+
+
+def naive_vote(logits, ids, stuff):
+    """Class with instances of the highest mean probability, and that mean, of each object."""
+    found = {}
+    for i in set(ids.ravel().tolist()) - {0}:
+        mean = np.mean([np.exp(z - z.max()) / np.exp(z - z.max()).sum() for z in np.float64(logits[ids == i])], axis=0)
+        kinds = [c for c in range(1, logits.shape[-1]) if c not in stuff]
+        best = max(kinds, key=lambda c: mean[c])
+        found[i] = (best, mean[best])
+    return found
+
+
+@pytest.mark.parametrize("stuff", [(), (3,)])
+@pytest.mark.parametrize("seed", range(3))
+def test_objects_vote_on_their_class(seed, stuff):
+    """Two centers of two classes that lie near one another are one object, of the class that its elements are most."""
+    rng = np.random.default_rng(seed)
+    height, width = 10, 14
+    embedding = np.zeros((height, width, 2), np.float32)
+    embedding[:, 7:] = 5.0  # two objects, side by side
+    embedding += rng.normal(0, 0.05, embedding.shape)
+    logits = rng.normal(0, 2, (height, width, 5)).astype(np.float32)
+    logits[..., 0] -= 1
+    center = np.full((height, width), -9.0, np.float32)
+    center[2, 2], center[6, 4], center[5, 10] = 3.0, 2.0, 1.0
+    for place, kind in (((2, 2), 1), ((6, 4), 2), ((5, 10), 4)):
+        logits[place] = 6.0 * np.eye(5)[kind]
+    outputs = Outputs(jnp.asarray(logits), jnp.asarray(embedding), jnp.asarray(center))
+    inside = jnp.ones((height, width), bool)
+    groups = group(outputs, inside, 6, THRESHOLDS.replace(duplicate=1.0), stuff=stuff)
+    assert groups.peaks.valid.sum() == 2, "of the two centers on the left one is kept"
+    ids, classes = np.asarray(groups.ids), np.asarray(groups.classes)
+    for i, (kind, mean) in naive_vote(logits, ids, stuff).items():
+        assert groups.peaks.class_id[i - 1] == kind
+        assert (classes[ids == i] == kind).all()
+        np.testing.assert_allclose(groups.score[i - 1], groups.peaks.score[i - 1] * mean, rtol=1e-5)
+    argmax, joined = logits.argmax(-1), ids > 0
+    assert (argmax[joined] != classes[joined]).any(), "some elements are overruled"
+    np.testing.assert_array_equal(classes[~joined], argmax[~joined])
+    things = (argmax > 0) & ~np.isin(argmax, stuff)
+    np.testing.assert_array_equal(joined, things), "elements of a class with instances join, no other does"
+    apart = group(outputs, inside, 6, THRESHOLDS.replace(duplicate=1.0), stuff=stuff, vote=False)
+    assert apart.peaks.valid.sum() == 3, "the paper's way has one object of each class"
+    np.testing.assert_array_equal(apart.classes, argmax)

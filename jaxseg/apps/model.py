@@ -38,6 +38,7 @@ def capacity(settings: config.Config) -> Capacity:
         stride=model.encoder_stride,
         stuff=class_list(settings).stuff,
         clustering=model.clustering,
+        vote=settings.grouping.vote,
     )
 
 

@@ -50,13 +50,8 @@ def cross_entropy(
       Milioto et al., ICRA 2019, eq. 1 (rho = 0); Menon et al., Long-tail learning via logit adjustment, ICLR 2021,
       whose general loss has weights and adjustments.
     """
-    biased = outputs.replace(semantic=outputs.semantic + correction * _log(class_weights)[None, None])
-    return _weighted_cross_entropy(biased, targets, class_weights[None, None])
-
-
-def _log(weights: Float[Array, " c"]) -> Float[Array, " c"]:
-    """The logarithm, finite at 0."""
-    return jnp.log(jnp.maximum(weights, jnp.finfo(weights.dtype).tiny))
+    bias = correction * jnp.log(jnp.maximum(class_weights, jnp.finfo(class_weights.dtype).tiny))
+    return _weighted_cross_entropy(outputs.semantic + bias[None, None], targets, class_weights[None, None])
 
 
 def boundary_cross_entropy(
@@ -90,7 +85,7 @@ def boundary_cross_entropy(
     if radius < 0:
         raise ValueError(f"`radius` must be at least 0: got {radius}.")
     border = _near_border(targets, radius)[..., None]
-    return _weighted_cross_entropy(outputs, targets, class_weights[None, None] * (1 + weight * border))
+    return _weighted_cross_entropy(outputs.semantic, targets, class_weights[None, None] * (1 + weight * border))
 
 
 def dice(outputs: Outputs, targets: Targets) -> Sum:
@@ -113,7 +108,7 @@ def dice(outputs: Outputs, targets: Targets) -> Sum:
       Milletari et al., V-Net, 3DV 2016, section 3, for one class; the mean over classes is ours. Sudre et al., DLMIA
       2017, weigh classes by the inverse of their squared size instead.
     """
-    is_class = _is_class(outputs, targets)
+    is_class = _is_class(outputs.semantic, targets)
     probs = jnp.where(_counted(targets)[..., None], jax.nn.softmax(outputs.semantic, axis=-1), 0.0)
     overlaps = 2 * jnp.sum(is_class * probs, axis=(0, 1))
     # At least 1 of a class that is there; the others are not looked at, but must not make 0 / 0.
@@ -140,7 +135,7 @@ def lovasz_softmax(outputs: Outputs, targets: Targets) -> Sum:
     References:
       Berman, Triki and Blaschko, CVPR 2018, definition 2 and algorithm 1.
     """
-    is_class, counted = _is_class(outputs, targets), _counted(targets)[..., None]
+    is_class, counted = _is_class(outputs.semantic, targets), _counted(targets)[..., None]
     probs = jax.nn.softmax(outputs.semantic, axis=-1)
     errors = jnp.where(is_class, 1 - probs, probs)
     # Between two orders the extension is linear, so its weights are constants, and no gradient passes the sort. Errors
@@ -174,10 +169,10 @@ def _near_border(targets: Targets, radius: int) -> Bool[Array, "h w"]:
     return counted & ((low != label) | (high != label))
 
 
-def _weighted_cross_entropy(outputs: Outputs, targets: Targets, weights: Float[Array, "_ _ c"]) -> Sum:
+def _weighted_cross_entropy(logits: Float[Array, "h w c"], targets: Targets, weights: Float[Array, "_ _ c"]) -> Sum:
     """Cross-entropy with a weight for each class at each element, or at all."""
-    log_probs = jax.nn.log_softmax(outputs.semantic, axis=-1)
-    loss = -jnp.sum(jnp.where(_is_class(outputs, targets), weights * log_probs, 0.0))
+    log_probs = jax.nn.log_softmax(logits, axis=-1)
+    loss = -jnp.sum(jnp.where(_is_class(logits, targets), weights * log_probs, 0.0))
     return Sum(loss, jnp.sum(_counted(targets), dtype=loss.dtype))
 
 
@@ -185,9 +180,9 @@ def _counted(targets: Targets) -> Bool[Array, "h w"]:
     return targets.semantic != IGNORED
 
 
-def _is_class(outputs: Outputs, targets: Targets) -> Bool[Array, "h w c"]:
+def _is_class(logits: Float[Array, "h w c"], targets: Targets) -> Bool[Array, "h w c"]:
     """One-hot labels. A mask, not an index: the gradient of indexing is a scatter, which is slow. 255 is no class."""
-    return targets.semantic[..., None] == jnp.arange(outputs.semantic.shape[-1])[None, None]
+    return targets.semantic[..., None] == jnp.arange(logits.shape[-1])[None, None]
 
 
 def _mean_of_present(losses: Float[Array, " c"], is_class: Bool[Array, "h w c"]) -> Sum:

@@ -72,9 +72,11 @@ def test_the_first_variant_is_what_users_get_and_the_last_is_the_truth(tiny):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
     known = label.semantic != 255
     assert (variants["everything"].semantic == label.semantic)[known].mean() > 0.99
-    assert (variants["semantic"].semantic == variants["all heads"].semantic).all()
-    for name in ("centers", "embeddings"):
-        np.testing.assert_array_equal(variants[name].semantic, variants["network"].semantic)
+    # Objects vote on their class, so that other objects change the classes; what belongs to none keeps its own.
+    for name, other in (("semantic", "all heads"), ("centers", "network"), ("embeddings", "network")):
+        alone = (variants[name].instance == 0) & (variants[other].instance == 0)
+        assert alone.any()
+        np.testing.assert_array_equal(variants[name].semantic[alone], variants[other].semantic[alone])
     assert (variants["network"].semantic != variants["semantic"].semantic).any()
 
 
@@ -116,7 +118,7 @@ def test_embeddings_alone_leave_elements_without_an_instance_to_one_another():
 def test_the_sweep_tries_everything_and_agrees_with_evaluation(tiny, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sweep, "CENTER", (0.05, 0.5))
     monkeypatch.setattr(sweep, "ASSIGNMENT", (0.3,))
-    monkeypatch.setattr(sweep, "DUPLICATE", (0.1, 0.4))
+    monkeypatch.setattr(sweep, "DUPLICATE", (0.3, 0.4))
     cli.evaluate(["--workdir", str(tiny), "--sweep", "--output", str(tmp_path)])
     found = json.loads((tmp_path / "sweep.json").read_text())
     assert len(found["rows"]) == 2 * 2 * 2

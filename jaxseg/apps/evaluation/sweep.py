@@ -23,7 +23,7 @@ from jaxseg.types import Capacity, Outputs, Segmentation, Thresholds
 
 CENTER = (0.3, 0.4, 0.5, 0.6, 0.7)
 ASSIGNMENT = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
-DUPLICATE = (0.05, 0.1, 0.2, 0.4)
+DUPLICATE = (0.1, 0.2, 0.3, 0.5)
 """What is tried, every combination; the run's own settings are added."""
 
 AT_ONCE = 8
