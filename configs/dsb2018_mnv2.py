@@ -10,7 +10,7 @@ config = Config(
     data=Data(
         builder="folder",
         classes=("nucleus",),
-        crop=(256, 256),
+        crop=(192, 192),
         augment=Augment(
             scale=(0.7, 1.5),
             flip_horizontal=True,
@@ -22,7 +22,7 @@ config = Config(
             hue=0.05,
         ),
     ),
-    model=Model(encoder="mobilenet_v2", encoder_stride=16, encoder_width=0.5, decoder_width=0.5, coordinates=16.0),
+    model=Model(encoder="mobilenet_v2", encoder_stride=16, decoder_width=0.5, coordinates=16.0),
     superpixels=Superpixels(size=2, compactness=2.0),
     targets=TargetSettings(max_instances=192),
     grouping=Grouping(slots=512, center=0.5, duplicate=0.1),

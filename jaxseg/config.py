@@ -454,7 +454,7 @@ class Losses:
     repulsion: float = 1.0
     regularization: float = 0.001
     center: float = 1.0
-    class_weight_power: float = 1.0
+    class_weight_power: float = 0.5
     class_correction: float = 1.0
     alpha: float = 0.9
     gamma: float = 2.0

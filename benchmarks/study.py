@@ -1,0 +1,403 @@
+"""The study behind the default recipe: one decision at a time, each variant a run of its own.
+
+python benchmarks/study.py --results FILE.jsonl [--root FOLDER] [--weights FILE] [--only alpha k ...] [--seeds 0 1 2]
+python benchmarks/study.py --results FILE.jsonl [MORE.jsonl ...] --plot docs/study
+
+A variant is a config and what its command line changes; `train.py` trains it and `eval.py` measures it, each with one
+processor core, in a work directory of its own, --jobs of them at once (as many as there are cores). A line of JSON for
+each goes to --results; what is there already is not run again, so that the command may be stopped and given again.
+--root is the folder of dsb2018, --weights an encoder checkpoint of MobileNetV2 from ImageNet; decisions that need what
+is not given are left out. --list prints the commands and runs nothing.
+
+--plot draws a chart of each decision: a point is a run, a bar the mean. It prints the tables of docs/study.md.
+"""
+
+import argparse
+import json
+import os
+import queue
+import shlex
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import turns
+
+PROJECT = Path(__file__).parents[1]
+FIGURES = {"ap": "AP", "ap50": "AP50", "iou": "mean IoU", "pq": "PQ", "ap50_agnostic": "AP50, classes as one"}
+RUNS: Mapping[str, tuple[str, ...]] = {
+    "shapes": ("--config", "configs/shapes.py", "--train.steps", "1800"),
+    "dsb2018": ("--config", "configs/dsb2018_mnv2.py", "--train.steps", "600", "--data.crop", "128", "128"),
+}
+"""The proxies of each data set: runs of a few minutes, which tell large differences apart and no small ones."""
+
+ALWAYS = ("--train.picture-every", "0", "--train.save-every", "600")
+
+
+class Decision(NamedTuple):
+    """What is compared.
+
+    Attributes:
+      title: the question.
+      data: of `RUNS`.
+      variants: what each changes on the command line, by what the table calls it. The recipe's own changes nothing.
+    """
+
+    title: str
+    data: str
+    variants: Mapping[str, tuple[str, ...]]
+
+
+def _values(setting: str, *values: object) -> dict[str, tuple[str, ...]]:
+    return {str(value): (f"--{setting}", *str(value).split()) for value in values}
+
+
+OWN: dict[str, tuple[str, ...]] = {"the recipe": ()}
+
+DECISIONS: Mapping[str, Decision] = {
+    "alpha": Decision("alpha of eq. 5 (the recipe: 0.9)", "shapes", OWN | _values("losses.alpha", 0.01, 0.25, 0.99)),
+    "normalize": Decision(
+        "what eq. 5 is divided by (the recipe: positives)", "shapes", OWN | _values("losses.normalize", "elements")
+    ),
+    "gamma": Decision("gamma of eq. 5 (the recipe: 2)", "shapes", OWN | _values("losses.gamma", 0, 1)),
+    "pi": Decision(
+        "pi, the confidence that centers start from (the recipe: 0.1)",
+        "shapes",
+        OWN | _values("model.center-prior", 0.01, 0.5),
+    ),
+    "target": Decision(
+        "what a center is (the recipe: a disc of radius 1.5)",
+        "shapes",
+        OWN
+        | {
+            "point": ("--targets.center", "point"),
+            "disc of radius 2.5": ("--targets.radius", "2.5"),
+            "Gaussian": ("--targets.center", "gaussian", "--targets.radius", "3"),
+        },
+    ),
+    "margins": Decision(
+        "margins of eq. 3 and 4 (the recipe: 0.1, 1)",
+        "shapes",
+        OWN
+        | {
+            "0.3, 1": ("--losses.attraction-margin", "0.3"),
+            "0, 1": ("--losses.attraction-margin", "0"),
+            "0.1, 2": ("--losses.repulsion-margin", "2"),
+        },
+    ),
+    "embedding": Decision(
+        "dimensions of the embedding (the recipe: 32)", "shapes", OWN | _values("model.embedding", 8, 16)
+    ),
+    "classes": Decision(
+        "class weighting (the recipe: the root of eq. 2, its bias inside the loss)",
+        "shapes",
+        OWN
+        | {
+            "uniform": ("--losses.class-weight-power", "0"),
+            "eq. 2 inside": ("--losses.class-weight-power", "1"),
+            "eq. 2 as printed": ("--losses.class-weight-power", "1", "--losses.class-correction", "0"),
+            "its root, biased": ("--losses.class-correction", "0"),
+        },
+    ),
+    "weights": Decision(
+        "weights of the losses (the recipe: semantic 0.5, others 1)",
+        "shapes",
+        OWN
+        | {
+            "semantic 0.25": ("--losses.semantic", "0.25"),
+            "semantic 1": ("--losses.semantic", "1"),
+            "center 3": ("--losses.center", "3"),
+            "embedding 3": ("--losses.attraction", "3", "--losses.repulsion", "3"),
+        },
+    ),
+    "crop": Decision(
+        "crop, with as many pixels in all (the recipe: 64 x 128)",
+        "shapes",
+        OWN
+        | {
+            "128 x 256": ("--data.crop", "128", "256", "--train.steps", "450"),
+            "64 x 128, batches of 4": ("--train.batch", "4", "--train.steps", "3600"),
+        },
+    ),
+    "average": Decision(
+        "moving average of the parameters (the recipe: none)", "shapes", OWN | _values("optimizer.average", 0.99)
+    ),
+    "rate": Decision(
+        "learning rate (the recipe: 0.004)", "shapes", OWN | _values("optimizer.learning-rate", 0.002, 0.008)
+    ),
+    "encoder": Decision(
+        "encoder (the recipe: Darknet with a quarter of its channels, stride 16)",
+        "shapes",
+        OWN
+        | {
+            "the same at stride 8": ("--model.encoder-stride", "8"),
+            "MobileNetV2, width 0.5": (
+                *("--model.encoder", "mobilenet_v2", "--model.encoder-width", "0.5"),
+                "--model.encoder-blocks",
+            ),
+            "MobileNetV2 at stride 8": (
+                *("--model.encoder", "mobilenet_v2", "--model.encoder-width", "0.5", "--model.encoder-stride", "8"),
+                "--model.encoder-blocks",
+            ),
+        },
+    ),
+    "decoder": Decision(
+        "width of the decoders (the recipe: 0.5)", "shapes", OWN | _values("model.decoder-width", 0.25, 1)
+    ),
+    "k": Decision(
+        "superpixels (the recipe: k = 2)",
+        "dsb2018",
+        OWN | {"k = 4": ("--superpixels.size", "4"), "k = 8": ("--superpixels.size", "8")},
+    ),
+    "start": Decision(
+        "encoder's start (the recipe: ImageNet)",
+        "dsb2018",
+        OWN | {"from scratch": ("--model.encoder-weights", ""), "at the full rate": ("--optimizer.encoder-rate", "1")},
+    ),
+    "position": Decision(
+        "pixels per unit of the position in the embedding (the recipe: 16)",
+        "dsb2018",
+        OWN | _values("model.coordinates", 0, 8, 32),
+    ),
+    "nuclei-classes": Decision(
+        "class weighting (the recipe: the root of eq. 2, its bias inside the loss)",
+        "dsb2018",
+        OWN
+        | {
+            "uniform": ("--losses.class-weight-power", "0"),
+            "eq. 2 as printed": ("--losses.class-weight-power", "1", "--losses.class-correction", "0"),
+        },
+    ),
+}
+
+
+class Job(NamedTuple):
+    """A run.
+
+    Attributes:
+      decision: its name.
+      variant: what the table calls it.
+      seed: of the run.
+      command: of `train.py`, without the work directory.
+    """
+
+    decision: str
+    variant: str
+    seed: int
+    command: tuple[str, ...]
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What tells runs apart: the recipe's own is one run, whatever it is compared with."""
+        return self.command
+
+
+def jobs(only: Sequence[str], seeds: Sequence[int], root: str, weights: str) -> Iterator[Job]:
+    """All runs, decision by decision."""
+    given = {"dsb2018": ("--data.root", root, "--model.encoder-weights", weights, "--optimizer.encoder-rate", "0.3")}
+    for name, decision in DECISIONS.items():
+        if (only and name not in only) or (decision.data == "dsb2018" and not (root and weights)):
+            continue
+        start = (*RUNS[decision.data], *given.get(decision.data, ()), *ALWAYS)
+        for seed in seeds:
+            for variant, change in decision.variants.items():
+                yield Job(name, variant, seed, (*_overridden(start, change), "--seed", str(seed)))
+
+
+def _overridden(start: Sequence[str], change: Sequence[str]) -> tuple[str, ...]:
+    """A command line in which each setting comes once, for the later one counts."""
+    settings: dict[str, tuple[str, ...]] = {}
+    for word in (*start, *change):
+        if word.startswith("--"):
+            name = word
+            settings[name] = ()
+        else:
+            settings[name] += (word,)
+    return tuple(word for name, values in settings.items() for word in (name, *values))
+
+
+def train_and_measure(job: Job, workdir: Path, core: int) -> dict[str, Any]:
+    """One run on one core, from the start or from where it was stopped."""
+    env = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "OMP_NUM_THREADS": "1"}
+    folder = workdir / f"{job.decision}-{job.variant}-{job.seed}".replace(" ", "_").replace("/", "_")
+    pin: Callable[[], None] | None = None
+    if hasattr(os, "sched_setaffinity"):
+        pin = lambda: os.sched_setaffinity(0, {core})  # noqa: E731
+    seconds = []
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log.txt").open("ab") as log:
+        for command in (("train.py", *job.command), ("eval.py",)):
+            began = time.perf_counter()
+            words = [sys.executable, *command, "--workdir", str(folder.absolute())]
+            subprocess.run(words, cwd=PROJECT, env=env, stdout=log, stderr=log, preexec_fn=pin, check=True)
+            seconds.append(round(time.perf_counter() - began, 1))
+    found = json.loads(next(folder.rglob("metrics.json")).read_text())
+    return {
+        "decision": job.decision,
+        "variant": job.variant,
+        "seed": job.seed,
+        "command": shlex.join(["python", "train.py", *job.command]),
+        "seconds": dict(zip(("train", "eval"), seconds, strict=True)),
+        "figures": {name: found[name] for name in FIGURES},
+    }
+
+
+def run(todo: Sequence[Job], workdir: Path, results: Path, cores: Sequence[int]) -> None:
+    """All runs that the results do not have, one at a time on each core."""
+    lines = [json.loads(line) for line in results.read_text().splitlines()] if results.is_file() else []
+    known = {(line["command"]): line for line in lines}
+    have = {(line["decision"], line["variant"], line["seed"]) for line in lines}
+    waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
+    lock = threading.Lock()
+
+    def keep(job: Job, line: dict[str, Any]) -> None:
+        line = line | {"decision": job.decision, "variant": job.variant, "seed": job.seed}
+        with lock:
+            known[line["command"]] = line
+            with results.open("a") as file:
+                print(json.dumps(line), file=file)
+        print(f"{job.decision}: {job.variant}, seed {job.seed}: {_percent(line)}", file=sys.stderr, flush=True)
+
+    later = []
+    planned = set(known)
+    for job in todo:
+        name = shlex.join(["python", "train.py", *job.command])
+        if (job.decision, job.variant, job.seed) in have:
+            continue
+        if name in planned:
+            later.append(job)
+            continue
+        planned.add(name)
+        waiting.put(job)
+
+    def work(core: int) -> None:
+        while True:
+            try:
+                job = waiting.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                keep(job, train_and_measure(job, workdir, core))
+            except subprocess.CalledProcessError as error:
+                print(f"{job.decision}: {job.variant}, seed {job.seed}: {error}", file=sys.stderr, flush=True)
+
+    threads = [threading.Thread(target=work, args=(core,)) for core in cores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for job in later:
+        name = shlex.join(["python", "train.py", *job.command])
+        if name in known:
+            keep(job, known[name])
+
+
+def _percent(line: Mapping[str, Any]) -> str:
+    shown = ((title, line["figures"][name]) for name, title in FIGURES.items())
+    return ", ".join(f"{title} {100 * (value or 0):.1f}" for title, value in shown)
+
+
+def grouped(lines: Sequence[Mapping[str, Any]], name: str) -> dict[str, list[Mapping[str, float]]]:
+    """Figures of each run of a decision, by variant, in the order of the decision."""
+    found: dict[str, list[Mapping[str, float]]] = {variant: [] for variant in DECISIONS[name].variants}
+    for line in lines:
+        if line["decision"] == name and line["variant"] in found:
+            found[line["variant"]].append(line["figures"])
+    return {variant: runs for variant, runs in found.items() if runs}
+
+
+def markdown(name: str, variants: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+    """The table of a decision."""
+    rows = [f"**{DECISIONS[name].title}**, {DECISIONS[name].data}", ""]
+    rows += ["| | " + " | ".join(FIGURES.values()) + " | runs |", "|---" * (len(FIGURES) + 2) + "|"]
+    for variant, runs in variants.items():
+        cells = [_cell([100 * (one[figure] or 0) for one in runs]) for figure in FIGURES]
+        rows.append(f"| {variant} | " + " | ".join(cells) + f" | {len(runs)} |")
+    return "\n".join(rows)
+
+
+def _cell(values: Sequence[float]) -> str:
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
+
+
+ROW, LEFT, WIDTH, TOP, BOTTOM = 30, 190, 460, 34, 62
+SHOWN = {"ap50": "#0072b2", "ap": "#d55e00", "iou": "#009e73"}
+
+
+def chart(name: str, variants: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+    """Points of each variant on a row of its own, as SVG."""
+    height = TOP + ROW * len(variants) + BOTTOM
+    values = [100 * (one[figure] or 0) for runs in variants.values() for one in runs for figure in SHOWN]
+    low, high = 10 * int(min(values) // 10), 10 * (int(max(values) // 10) + 1)
+
+    def across(value: float) -> float:
+        return LEFT + (value - low) / (high - low) * WIDTH
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {LEFT + WIDTH + 30} {height}" width="680"'
+        ' font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="white"/>',
+        f'<text x="10" y="20" font-weight="bold">{_text(DECISIONS[name].title)}</text>',
+    ]
+    bottom = TOP + ROW * len(variants)
+    for tick in range(low, high + 1, 10 if high - low > 30 else 5):
+        parts.append(f'<path d="M{across(tick):.1f} {TOP}V{bottom}" stroke="#ddd"/>')
+        parts.append(f'<text x="{across(tick):.1f}" y="{bottom + 16}" text-anchor="middle">{tick}</text>')
+    for row, (variant, runs) in enumerate(variants.items()):
+        y = TOP + ROW * (row + 0.5)
+        parts.append(f'<text x="{LEFT - 10}" y="{y + 4:.1f}" text-anchor="end">{_text(variant)}</text>')
+        for figure, color in SHOWN.items():
+            points = [100 * (one[figure] or 0) for one in runs]
+            mean = across(statistics.mean(points))
+            parts.append(f'<path d="M{mean:.1f} {y - 9:.1f}v18" stroke="{color}" stroke-width="2"/>')
+            parts += [
+                f'<circle cx="{across(p):.1f}" cy="{y:.1f}" r="4" fill="{color}" fill-opacity="0.6"/>' for p in points
+            ]
+    for i, (figure, color) in enumerate(SHOWN.items()):
+        x = LEFT + 110 * i
+        parts.append(f'<circle cx="{x}" cy="{bottom + 40}" r="4" fill="{color}"/>')
+        parts.append(f'<text x="{x + 10}" y="{bottom + 44}">{FIGURES[figure]}, percent</text>')
+    return "".join(parts) + "</svg>\n"
+
+
+def _text(words: str) -> str:
+    return words.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", type=Path, default=Path("runs/study"), help="folder of the runs")
+    parser.add_argument(
+        "--results", type=Path, nargs="+", required=True, help="lines of JSON; new ones go to the first"
+    )
+    parser.add_argument("--root", default="", help="folder of dsb2018")
+    parser.add_argument("--weights", default="", help="MobileNetV2 from ImageNet, of jaxseg weights import")
+    parser.add_argument("--only", nargs="+", default=[], choices=DECISIONS, help="decisions; all otherwise")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
+    parser.add_argument("--list", action="store_true", help="print the commands, and run nothing")
+    parser.add_argument("--plot", type=Path, help="folder for the charts; runs nothing")
+    given = parser.parse_args()
+    todo = list(jobs(given.only, given.seeds, given.root, given.weights))
+    if given.list:
+        for job in todo:
+            print(f"{job.decision}: {job.variant}: {shlex.join(['python', 'train.py', *job.command])}")
+    elif given.plot:
+        lines = [json.loads(line) for file in given.results for line in file.read_text().splitlines()]
+        given.plot.mkdir(parents=True, exist_ok=True)
+        for name in DECISIONS:
+            if variants := grouped(lines, name):
+                (given.plot / f"{name}.svg").write_text(chart(name, variants))
+                print(markdown(name, variants), end=f"\n\n![]({given.plot.name}/{name}.svg)\n\n")
+    else:
+        print(json.dumps(turns.about()), file=sys.stderr)
+        run(todo, given.workdir, given.results[0], range(given.jobs))
+
+
+if __name__ == "__main__":
+    main()
