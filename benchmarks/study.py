@@ -17,12 +17,13 @@ import json
 import os
 import queue
 import shlex
+import shutil
 import statistics
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -225,16 +226,14 @@ def train_and_measure(job: Job, workdir: Path, core: int) -> dict[str, Any]:
     """One run on one core, from the start or from where it was stopped."""
     env = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "OMP_NUM_THREADS": "1"}
     folder = workdir / f"{job.decision}-{job.variant}-{job.seed}".replace(" ", "_").replace("/", "_")
-    pin: Callable[[], None] | None = None
-    if hasattr(os, "sched_setaffinity"):
-        pin = lambda: os.sched_setaffinity(0, {core})  # noqa: E731
+    pin = ["taskset", "-c", str(core)] if shutil.which("taskset") else []
     seconds = []
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log.txt").open("ab") as log:
         for command in (("train.py", *job.command), ("eval.py",)):
             began = time.perf_counter()
-            words = [sys.executable, *command, "--workdir", str(folder.absolute())]
-            subprocess.run(words, cwd=PROJECT, env=env, stdout=log, stderr=log, preexec_fn=pin, check=True)
+            words = [*pin, sys.executable, *command, "--workdir", str(folder.absolute())]
+            subprocess.run(words, cwd=PROJECT, env=env, stdout=log, stderr=log, check=True)
             seconds.append(round(time.perf_counter() - began, 1))
     found = json.loads(next(folder.rglob("metrics.json")).read_text())
     return {
