@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, Integer, UInt8, UInt16
 
@@ -280,8 +279,9 @@ def group(
 
     Centers are components of one class. The paper then treats each class apart, so that an object of which the network
     takes a part for another class comes out as two. With a vote classes are one from there on: of centers that lie near
-    one another one is kept, each element joins the nearest, and an object's elements share the class whose probability
-    is highest on their average.
+    one another one is kept, each element joins the nearest, and all elements of an object get the class that most of
+    them say, each as loud as it is sure. The score is the center's confidence times the mean probability of that class,
+    where an element that says another counts 0.
 
     Args:
       outputs: the three heads on the grid.
@@ -302,25 +302,25 @@ def group(
     ids = clustering.assign(
         outputs.embedding, apart(things), embedding, apart(peaks.class_id), peaks.valid, thresholds.assignment
     )
-    if vote:
-        chosen, mean = _voted(ids, jax.nn.softmax(outputs.semantic), slots, stuff)
-        classes = jnp.where(ids > 0, jnp.pad(chosen, (1, 0))[ids], classes)
-        peaks = peaks.replace(class_id=jnp.where(mean > 0, chosen, peaks.class_id))
-    else:
-        mean = _mean_probability(ids, probability, slots)
-    return Groups(classes, ids, peaks, embedding, peaks.score * mean)
+    chosen, share = _voted(ids, things, probability, slots, outputs.semantic.shape[-1])
+    classes = jnp.where(ids > 0, jnp.pad(chosen, (1, 0))[ids], classes)
+    peaks = peaks.replace(class_id=jnp.where(chosen > 0, chosen, peaks.class_id))
+    return Groups(classes, ids, peaks, embedding, peaks.score * share)
 
 
 def _voted(
-    ids: Int[Array, "h w"], probabilities: Float[Array, "h w c"], slots: int, stuff: tuple[int, ...]
+    ids: Int[Array, "h w"],
+    classes: Int[Array, "h w"],
+    probability: Float[Array, "h w"],
+    slots: int,
+    count: int,
 ) -> tuple[Int[Array, " n"], Float[Array, " n"]]:
-    """The class with instances that each object's elements are most, and its mean probability; 0 without elements."""
-    ones = jnp.ones((*ids.shape, 1))
-    sums = _sums(ids, slots, jnp.concatenate([ones, probabilities], axis=-1))
-    mean = sums[:, 1:] / jnp.maximum(sums[:, :1], 1)
-    without_instances = np.isin(np.arange(mean.shape[-1]), (0, *stuff))
-    votes = jnp.where(without_instances[None], -1.0, mean)
-    return jnp.argmax(votes, axis=-1).astype(jnp.int32), jnp.max(votes, axis=-1)
+    """The class with the most votes of each object's elements, and these per element; 0 and 0 without elements."""
+    ballots = jnp.stack([jnp.ones_like(probability), probability], axis=-1)
+    sums = jnp.zeros(((slots + 1) * count, 2)).at[ids * count + classes].add(ballots)
+    elements, votes = jnp.moveaxis(sums.reshape(slots + 1, count, 2)[1:], -1, 0)
+    share = jnp.max(votes, axis=-1) / jnp.maximum(jnp.sum(elements, axis=-1), 1)
+    return jnp.argmax(votes, axis=-1).astype(jnp.int32), share
 
 
 def group_all_to_all(

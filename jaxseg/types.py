@@ -114,7 +114,8 @@ class Instances:
     Attributes:
       valid: which rows hold an object that owns at least one pixel.
       class_id: class of the object.
-      score: center confidence times the mean probability of its class over its grid elements, in [0, 1].
+      score: center confidence times the mean probability of its class over its grid elements, in [0, 1]; elements that
+        say another class count 0.
       center: (y, x) of the detected center, in pixels of the map.
       box: smallest half-open box (y0, x0, y1, x1) around the mask, in pixels of the map.
       area: pixels of the mask.

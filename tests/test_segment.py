@@ -299,14 +299,14 @@ def test_the_anatomy_is_what_the_result_was_made_of(tiny, size):
     np.testing.assert_array_equal(whole.instances.class_id[members], np.asarray(whole.semantic)[~alone])
 
 
-def naive_vote(logits, ids, stuff):
-    """Class with instances of the highest mean probability, and that mean, of each object."""
+def naive_vote(logits, ids):
+    """The class that the elements of each object say most, each as loud as it is sure, and its votes per element."""
     found = {}
     for i in set(ids.ravel().tolist()) - {0}:
-        mean = np.mean([np.exp(z - z.max()) / np.exp(z - z.max()).sum() for z in np.float64(logits[ids == i])], axis=0)
-        kinds = [c for c in range(1, logits.shape[-1]) if c not in stuff]
-        best = max(kinds, key=lambda c: mean[c])
-        found[i] = (best, mean[best])
+        votes = np.zeros(logits.shape[-1])
+        for z in np.float64(logits[ids == i]):
+            votes[z.argmax()] += np.exp(z.max()) / np.exp(z).sum()
+        found[i] = (votes.argmax(), votes.max() / (ids == i).sum())
     return found
 
 
@@ -330,10 +330,10 @@ def test_objects_vote_on_their_class(seed, stuff):
     groups = group(outputs, inside, 6, THRESHOLDS.replace(duplicate=1.0), stuff=stuff)
     assert groups.peaks.valid.sum() == 2, "of the two centers on the left one is kept"
     ids, classes = np.asarray(groups.ids), np.asarray(groups.classes)
-    for i, (kind, mean) in naive_vote(logits, ids, stuff).items():
+    for i, (kind, share) in naive_vote(logits, ids).items():
         assert groups.peaks.class_id[i - 1] == kind
         assert (classes[ids == i] == kind).all()
-        np.testing.assert_allclose(groups.score[i - 1], groups.peaks.score[i - 1] * mean, rtol=1e-5)
+        np.testing.assert_allclose(groups.score[i - 1], groups.peaks.score[i - 1] * share, rtol=1e-5)
     argmax, joined = logits.argmax(-1), ids > 0
     assert (argmax[joined] != classes[joined]).any(), "some elements are overruled"
     np.testing.assert_array_equal(classes[~joined], argmax[~joined])
