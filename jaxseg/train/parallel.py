@@ -275,7 +275,7 @@ def train_step(task: Task, devices: list[jax.Device], accumulate: int = 1) -> Ca
 
 
 class Variants:
-    """The update of several runs of one program, which differ in state, batch and numbers; nothing is added up over them.
+    """The update of several runs of one program, which differ in state, batch and numbers; nothing is summed over them.
 
     Each device computes some of them, and all of their batch. Fewer runs than there is room for are filled up by the
     caller: another number would be another compilation.

@@ -90,7 +90,7 @@ def optimizer(
 ) -> optax.GradientTransformationExtraArgs:
     """Clipping, then AdamW or SGD, with weight decay on kernels only: norms and biases have one axis.
 
-    Its update takes the argument ``rates``: the `Rates` of an update, which may be traced; None for those of the config.
+    Its update takes the argument ``rates``: the `Rates` of an update, which may be traced; None for the config's.
 
     Args:
       settings: how parameters are updated.

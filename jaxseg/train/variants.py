@@ -198,7 +198,7 @@ class _Call:
         self._pending.append(({self._members.index(member): member.done for member in running}, scalars))
 
     def look(self, stop: bool) -> None:
-        """Looks at what updates found, `LAG` later than they began unless there is something to write, and writes it."""
+        """Looks at what updates found, `LAG` later than they began unless something is due, and writes that."""
         due = [member for member in self._members if member.due(stop)]
         while len(self._pending) > (0 if due else LAG):
             steps, scalars = self._pending.popleft()
