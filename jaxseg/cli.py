@@ -107,7 +107,9 @@ def train(argv: Sequence[str]) -> None:
 def sweep(argv: Sequence[str]) -> None:
     """``--config FILE --workdir DIR [--vary section.setting=A,B ...] [--seeds N] [--section.setting value ...]``."""
     parser = _Parser(
-        "jaxseg sweep", description="Trains runs that differ in settings and seeds; goes on where DIR holds the sweep."
+        "jaxseg sweep",
+        description="Trains runs that differ in settings and seeds; goes on where DIR holds the sweep.",
+        allow_abbrev=False,  # --seed is a setting.
     )
     parser.add_argument("--config", type=Path, required=True, help="a file that defines config = Config(...)")
     parser.add_argument("--workdir", required=True, help="folder of the sweep; each run has one in it")

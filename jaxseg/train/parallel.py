@@ -309,7 +309,8 @@ class Variants:
 
         per_device = alone_there if single else jax.vmap(one)
         given = None if len(self._devices) == len(jax.devices()) else self._devices
-        self._update = jax.pmap(per_device, donate_argnums=(0,), devices=given)
+        # Named as `place` names it: otherwise JAX would compile it once for the first states and once for all others.
+        self._update = jax.pmap(per_device, axis_name=AXIS, donate_argnums=(0,), devices=given)
 
     def update(self, states: Any, batches: Any, numbers: Any) -> tuple[Any, Any]:
         """New states and scalars of each run; all of them as `place` or `rows` makes them."""
@@ -318,12 +319,14 @@ class Variants:
     def place(self, trees: Sequence[Any]) -> Any:
         """The arrays of each run on its device; one tree a slot."""
         mapped = NamedSharding(Mesh(np.array(self._devices), (AXIS,)), PartitionSpec(AXIS))
-        return jax.tree.map(lambda x: jax.device_put(x, mapped), self.rows(trees))
+        return jax.tree.map(lambda *xs: jax.device_put(self._stacked(xs), mapped), *trees)
 
     def rows(self, trees: Sequence[Any]) -> Any:
         """The same on the host, (devices, runs of a device, ...); `update` places it."""
-        shape = (len(self._devices), self._together)
-        return jax.tree.map(lambda *xs: np.stack(xs).reshape(*shape, *np.shape(xs[0])), *trees)
+        return jax.tree.map(lambda *xs: self._stacked(xs), *trees)
+
+    def _stacked(self, arrays: Sequence[Any]) -> np.ndarray:
+        return np.stack(arrays).reshape(len(self._devices), self._together, *np.shape(arrays[0]))
 
     def host(self, scalars: Any) -> Any:
         """Scalars as `update` returns them, on the host: one value a slot."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxseg import config
@@ -98,13 +98,16 @@ def _words(name: str, text: str, before: Any) -> list[str]:
 
 
 def _title(values: Mapping[str, Any], seed: int) -> str:
-    """The last part of each setting's name with its value, more of the name where that is another one's too."""
-    short = [name.rpartition(".")[2] for name in values]
-    parts = [
-        f"{last if short.count(last) == 1 else name}={files.as_name(shown(value))}"
-        for last, (name, value) in zip(short, values.items(), strict=True)
-    ]
+    """Each setting with its value, and the seed."""
+    parts = [f"{short(name, values)}={files.as_name(shown(value))}" for name, value in values.items()]
     return "_".join([*parts, f"seed={seed}"])
+
+
+def short(name: str, names: Iterable[str]) -> str:
+    """The last part of a setting's name, or all of it where that is another one's too."""
+    last = [other.rpartition(".")[2] for other in names]
+    own = name.rpartition(".")[2]
+    return own if last.count(own) == 1 else name
 
 
 def shown(value: Any) -> str:

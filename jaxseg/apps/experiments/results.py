@@ -144,28 +144,34 @@ def _percent(figure: Mapping[str, float | None]) -> str:
 
 def _table(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A row a setting, as tables show it."""
-    noted = any(row["note"] for row in found["settings"])
     return [
         {
-            **{name: plan.shown(value) for name, value in row["values"].items()},
+            **{plan.short(name, row["values"]): plan.shown(value) for name, value in row["values"].items()},
             **({} if row["values"] else {"setting": "as configured"}),
             "n": row["n"],
             **{title: _percent(row["figures"][name]) for title, name in FIGURES.items()},
-            **({"": row["note"]} if noted else {}),
         }
         for row in found["settings"]
     ]
 
 
+def _missing(found: Mapping[str, Any]) -> list[str]:
+    """A line for each setting of which runs have no figures."""
+    return [f"{_setting(row['values'])}: {row['note']}" for row in found["settings"] if row["note"]]
+
+
 def show(found: Mapping[str, Any]) -> None:
     """Prints the table."""
     rows = _table(found)
-    table = Table(title=f"{found['name']}: {found['split']}, percent, mean and standard deviation over seeds")
+    console = Console(soft_wrap=True)
+    table = Table(title=f"{found['name']}: {found['split']}, percent, mean ± standard deviation over seeds")
     for name in rows[0]:
         table.add_column(name, justify="right" if name in ("n", *FIGURES) else "left")
     for row in rows:
         table.add_row(*map(str, row.values()))
-    Console(soft_wrap=True).print(table)
+    console.print(table)
+    for missing in _missing(found):
+        console.print(missing, markup=False, highlight=False)
 
 
 NOTES = (
@@ -182,7 +188,7 @@ def _report(path: storage.Folder, found: Mapping[str, Any], curves: Mapping[str,
     summary: list[tuple[str, Any]] = [("runs", len(found["runs"])), ("seeds", len(found["seeds"]))]
     if best:
         summary += [("highest mean AP", _percent(best["figures"]["ap"])), ("with", _setting(best["values"]))]
-    sections = [report.Section("Settings", [], [report.Table("", _table(found))])]
+    sections = [report.Section("Settings", _missing(found), [report.Table("", _table(found))])]
     sections += [_plots(name, found) for name, values in found["vary"].items() if len(values) > 1]
     sections += [_curves(found, curves), report.Section("Runs", [], [report.Table("", _runs(found))])]
     report.write(path, title=f"{found['name']}: a sweep", summary=summary, sections=sections, notes=NOTES)
@@ -190,7 +196,7 @@ def _report(path: storage.Folder, found: Mapping[str, Any], curves: Mapping[str,
 
 def _setting(values: Mapping[str, Any]) -> str:
     """Values in a line."""
-    parts = (f"{name.rpartition('.')[2]} {plan.shown(value)}" for name, value in values.items())
+    parts = (f"{plan.short(name, values)} {plan.shown(value)}" for name, value in values.items())
     return ", ".join(parts) or "as configured"
 
 
@@ -246,7 +252,7 @@ def _curves(found: Mapping[str, Any], curves: Mapping[str, Mapping[str, Any]]) -
 def _runs(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
         {
-            **{name: plan.shown(value) for name, value in row["values"].items()},
+            **{plan.short(name, row["values"]): plan.shown(value) for name, value in row["values"].items()},
             "seed": row["seed"],
             **{t: scores.percent(row["figures"][n]) if row["figures"] else "-" for t, n in FIGURES.items()},
             "last loss": row["loss"],
