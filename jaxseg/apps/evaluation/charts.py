@@ -138,8 +138,8 @@ def spread(
     labels = [v if isinstance(v, str) else f"{v:g}" for v in values]
     numbers = np.array([i if isinstance(v, str) else v for i, v in enumerate(values)], float)
     log_x = not isinstance(values[0], str) and numbers.min() > 0 and bool(numbers.max() / numbers.min() >= DECADES)
-    measured = [np.asarray(some, float) for rows in series.values() for some in rows]
-    frame = Frame(_range([numbers], log_x), _range(measured), log_x)
+    reached = [_reach(some) for rows in series.values() for some in rows if len(some)]
+    frame = Frame(_range([numbers], log_x), _range(reached), log_x)
     parts = [_axes(title, x_label, y_label, frame, numbers.tolist(), labels)]
     for i, rows in enumerate(series.values()):
         shift = 5.0 * (i - (len(series) - 1) / 2)
@@ -150,15 +150,20 @@ def spread(
     return _svg(title, WIDTH, height if named else frame.height, [*parts, legend if named else ""])
 
 
+def _reach(values: Sequence[float]) -> np.ndarray:
+    """The values, and their mean with one deviation to either side."""
+    deviation = np.std(values, ddof=1) if len(values) > 1 else 0.0
+    return np.array([*values, np.mean(values) - deviation, np.mean(values) + deviation])
+
+
 def _repeated(frame: Frame, places: np.ndarray, rows: Sequence[Sequence[float]], color: str) -> str:
     """Dots, means with their deviations, and the line that joins these."""
     parts, means = [], []
     for x, some in zip(places, rows, strict=True):
         if not len(some):
             continue
-        middle, deviation = float(np.mean(some)), float(np.std(some, ddof=1)) if len(some) > 1 else 0.0
-        means.append((float(x), float(frame.up(middle))))
-        low, high = (float(frame.up(middle + sign * deviation)) for sign in (-1, 1))
+        means.append((float(x), float(frame.up(np.mean(some)))))
+        low, high = frame.up(_reach(some)[-2:])
         parts.append(f'<line x1="{x:.1f}" y1="{low:.1f}" x2="{x:.1f}" y2="{high:.1f}" stroke="{color}"/>')
         dots = [f'<circle cx="{x:.1f}" cy="{float(frame.up(v)):.1f}" r="2.5" fill="{color}"/>' for v in some]
         parts += [dot.replace("/>", ' opacity="0.45"/>') for dot in dots]

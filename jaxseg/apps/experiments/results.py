@@ -96,6 +96,7 @@ def _row(run: "Run") -> dict[str, Any]:
         "figures": known["figures"] if state == "finished" else None,
         "loss": known["curve"]["loss"][-1] if known["curve"]["loss"] else None,
         "seconds": round(known["seconds"], 2),
+        "measuring": round(known["measuring"], 2),
     }
 
 
@@ -111,15 +112,12 @@ def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _note(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What became of the runs of a setting that have no figures."""
-    notes = [
+    """Which runs of a setting diverged."""
+    return ", ".join(
         f"seed {row['seed']} diverged at step {row['diverged']['step']} ({row['diverged']['reason']})"
-        if row["diverged"]
-        else f"seed {row['seed']} is at step {row['step']} of {row['steps']}"
         for row in rows
-        if row["state"] != "finished"
-    ]
-    return ", ".join(notes)
+        if row["diverged"]
+    )
 
 
 def _unique(values: Sequence[Any]) -> list[Any]:
@@ -156,8 +154,10 @@ def _table(found: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _missing(found: Mapping[str, Any]) -> list[str]:
-    """A line for each setting of which runs have no figures."""
-    return [f"{_setting(row['values'])}: {row['note']}" for row in found["settings"] if row["note"]]
+    """Lines on the runs without figures."""
+    lines = [f"{_setting(row['values'])}: {row['note']}." for row in found["settings"] if row["note"]]
+    unfinished = sum(row["state"] == "unfinished" for row in found["runs"])
+    return [*lines, *([f"Unfinished runs: {unfinished}. The same command goes on."] if unfinished else [])]
 
 
 def show(found: Mapping[str, Any]) -> None:
@@ -200,6 +200,16 @@ def _setting(values: Mapping[str, Any]) -> str:
     return ", ".join(parts) or "as configured"
 
 
+def _legend(values: Mapping[str, Any]) -> str:
+    """The same for a legend, which is narrow: of several settings, the values alone."""
+    return _setting(values) if len(values) < 2 else ", ".join(plan.shown(value) for value in values.values())
+
+
+def _order(names: Mapping[str, Any]) -> str:
+    """What the values of a legend are, where it does not say so itself."""
+    return f" The legend has the values of {', '.join(names)}, in this order." if len(names) > 1 else ""
+
+
 def _plots(name: str, found: Mapping[str, Any]) -> report.Section:
     """The figures by the values of one setting; a line for each combination of the others."""
     values = found["vary"][name]
@@ -212,7 +222,7 @@ def _plots(name: str, found: Mapping[str, Any]) -> report.Section:
         series: dict[str, list[list[float]]] = {}
         for other in [None] if pooled else others:
             rows = [r for r in found["runs"] if r["figures"] and other in (None, _without(r["values"], name))]
-            series[_setting(other or {})] = [
+            series[_legend(other or {})] = [
                 [
                     100 * r["figures"][figure]
                     for r in rows
@@ -223,6 +233,7 @@ def _plots(name: str, found: Mapping[str, Any]) -> report.Section:
         shown = order if numeric else [plan.shown(v) for v in order]
         drawn.append(charts.spread(f"{title} by {name}", name, "percent", series, shown))
     text = "A dot is a run; the line joins the means over the seeds, and reaches one standard deviation to either side."
+    text += _order(others[0])
     more = ["All values of the other settings are taken together: they are too many for a line each."] if pooled else []
     return report.Section(name, [text, *more], [], drawn)
 
@@ -242,10 +253,10 @@ def _curves(found: Mapping[str, Any], curves: Mapping[str, Mapping[str, Any]]) -
                 by_step.setdefault(step, []).append(loss)
         if by_step:
             steps = sorted(by_step)
-            series[_setting(row["values"])] = (np.array(steps), np.array([np.mean(by_step[s]) for s in steps]))
+            series[_legend(row["values"])] = (np.array(steps), np.array([np.mean(by_step[s]) for s in steps]))
     if not series:
         return report.Section("Learning curves")
-    text = ["The loss at the logged steps, the mean over the seeds."]
+    text = [f"The loss at the logged steps, the mean over the seeds.{_order(found['vary'])}"]
     return report.Section("Learning curves", text, [], [charts.lines("Loss", "step", "loss", series)])
 
 
@@ -256,7 +267,7 @@ def _runs(found: Mapping[str, Any]) -> list[dict[str, Any]]:
             "seed": row["seed"],
             **{t: scores.percent(row["figures"][n]) if row["figures"] else "-" for t, n in FIGURES.items()},
             "last loss": row["loss"],
-            "seconds": row["seconds"],
+            "seconds": round(row["seconds"]),
             "state": f"diverged at step {row['diverged']['step']}: {row['diverged']['reason']}"
             if row["diverged"]
             else f"{row['state']}, step {row['step']}",

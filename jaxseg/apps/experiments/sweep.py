@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -51,7 +52,8 @@ class Run:
     known: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.known = {"step": 0, "seconds": 0.0, "diverged": None, "figures": None, "curve": {"step": [], "loss": []}}
+        self.known = {"step": 0, "diverged": None, "seconds": 0.0, "measuring": 0.0, "figures": None}
+        self.known["curve"] = {"step": [], "loss": []}
         file = self.folder / RESULT
         if file.is_file():
             try:
@@ -250,7 +252,7 @@ def _measure(group: Sequence[Run], console: Console) -> None:
     for run in waiting:
         by_data.setdefault(id(run.dataset), []).append(run)
     for some in by_data.values():
-        source = some[0].dataset.split(SPLIT, full=True)
+        begun, source = time.monotonic(), some[0].dataset.split(SPLIT, full=True)
         models = [model.load(run.folder, run.settings) for run in some]
         rule, classes = scores.rule_of(some[0].settings.data.builder), models[0].classes
         sums = [scores.Score(classes, rule) for _ in some]
@@ -266,5 +268,6 @@ def _measure(group: Sequence[Run], console: Console) -> None:
             metrics = score.metrics()
             run.known["figures"] = {name: metrics[name] for name in results.FIGURES.values()}
             run.known["grouping"] = dataclasses.asdict(run.settings.grouping)
+            run.known["measuring"] = (time.monotonic() - begun) / len(some)
             run.write()
             console.print(f"{run.planned.title}: {results.line(run.known['figures'])}", markup=False)
