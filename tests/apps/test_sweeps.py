@@ -1,7 +1,10 @@
 """Sweeps: the runs are those that train.py makes, one program trains them all, and a stopped sweep goes on."""
 
 import json
+import re
 import shutil
+import signal
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -10,8 +13,8 @@ from tensorboardX.proto import event_pb2
 
 from jaxseg import cli, config
 from jaxseg.apps import model
-from jaxseg.apps.experiments import plan
-from tests.train.runs import assert_same, saved
+from jaxseg.apps.experiments import plan, sweep
+from tests.train.runs import Training, assert_same, saved
 from tests.train.runs import state as last_state
 
 STEPS = 10
@@ -173,6 +176,29 @@ def test_runs_of_other_programs_are_trained_too(swept, tmp_path):
     found = json.loads((tmp_path / "sweep.json").read_text())
     assert [row["state"] for row in found["runs"]] == ["finished"] * 4
     assert len({row["loss"] for row in found["runs"]}) == 4
+
+
+def test_a_signal_saves_every_run(swept, tmp_path):
+    program = ("-c", "from jaxseg import cli; cli.main()", "sweep")
+    more = ["--vary", "losses.alpha=0.25,0.5,0.9", "--train.steps", "5000", "--train.save-every", "2000"]
+    training = Training(swept[0], tmp_path / "sweep", *more, program=program)
+    assert training.until(lambda: "step 1/5000" in training.said.read_text()), training.said.read_text()
+    status, said = training.signal(signal.SIGTERM).end()
+    assert status == 143, said
+    (step,) = re.findall(r"^jaxseg: stopped by SIGTERM at step (\d+) of 5000, which is saved\.", said, re.M)
+    assert "Traceback" not in said
+    names = [f"alpha={alpha}_seed=0" for alpha in (0.25, 0.5, 0.9)]
+    assert [saved(tmp_path / "sweep" / name) for name in names] == [[0, int(step)]] * 3
+
+
+@pytest.mark.parametrize(
+    ("seeds", "slots", "expected"),
+    [([0, 0, 1, 1], 2, [[0, 0], [1, 1]]), ([0, 1, 2], 2, [[0, 1], [2]]), ([0, 0, 0, 1, 1, 1], 2, [[0, 0, 0, 1, 1, 1]])],
+)
+def test_runs_of_as_few_seeds_as_fill_every_call_train_side_by_side(seeds, slots, expected):
+    runs = [SimpleNamespace(settings=SimpleNamespace(seed=seed, data=None)) for seed in seeds]
+    found = [[run.settings.seed for run in part] for part in sweep.parts(runs, slots)]
+    assert found == expected
 
 
 def test_programs_differ_in_what_is_not_traced():

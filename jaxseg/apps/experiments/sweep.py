@@ -191,8 +191,8 @@ def _trained(group: Sequence[Run], together: int, console: Console) -> Iterator[
     task = segmentation.recipe(first, network)
     program = parallel.Variants(task, len(waiting), together, first.train.accumulate)
     shape = jax.jit(state.schedule(dataclasses.replace(first.optimizer, learning_rate=1.0), first.train.steps))
-    parts = list(_parts(waiting, program.slots))
-    for i, part in enumerate(parts):
+    planned = list(parts(waiting, program.slots))
+    for i, part in enumerate(planned):
         chosen = []
         for run in part:
             begin, resumed = run.begin(network, task.update, console)
@@ -210,7 +210,7 @@ def _trained(group: Sequence[Run], together: int, console: Console) -> Iterator[
                 )
             )
         console.print(
-            f"part {i + 1} of {len(parts)}: {len(part)} runs, {program.slots} at once, "
+            f"part {i + 1} of {len(planned)}: {len(part)} runs, {program.slots} at once, "
             f"from step {min(int(v.state.step) for v in chosen)} to {first.train.steps}",
             markup=False,
         )
@@ -228,7 +228,7 @@ def _source(run: Run) -> tuple[int, config.Data]:
     return run.settings.seed, run.settings.data
 
 
-def _parts(runs: Iterable[Run], slots: int) -> Iterator[list[Run]]:
+def parts(runs: Iterable[Run], slots: int) -> Iterator[list[Run]]:
     """Runs that are trained beside each other: those with the same batches, of as few seeds as fill every call."""
     by_source: dict[Any, list[Run]] = {}
     for run in runs:
