@@ -8,9 +8,9 @@ once for each number of --together (runs that a device computes at once; 0 leave
 begins with an empty cache of compiled programs; the runs alone share one, as a user's do. Data is prepared before.
 
 "seconds" are those of the whole commands, compiling and checkpoints included; the sweep also measures its runs on the
-validation images, and the time of that is given too. "a step" is the time of an update of one run once all is compiled:
-by TensorBoard's clock, the median step from the eleventh on; of a sweep, divided by the runs that train side by side.
-Agreement is the largest relative difference of the first ten losses, over all runs. Prints a table on stderr, a line of
+validation images: its ratio leaves the seconds of that out. "a step" is the time of an update of one run once all is
+compiled: by TensorBoard's clock, the median step from the eleventh on; of a sweep, divided by the runs that train side
+by side. Agreement is the largest relative difference of the first ten losses, over all runs. Prints a table on stderr, a line of
 JSON on stdout.
 """
 
@@ -103,14 +103,14 @@ def _row(folder: Path, together: int, spent: float, alone: list[Curve], first: d
         for mine, theirs in zip(curves, alone, strict=True)
         for i in range(1, FIRST + 1)
     ]
-    training = sum(run["seconds"] for run in found["runs"])
+    training, measuring = (sum(run[key] for run in found["runs"]) for key in ("seconds", "measuring"))
     return {
         "name": f"sweep, --together {together}" if together else "sweep",
         "seconds": spent,
         "training": training,
-        "measuring": sum(run["measuring"] for run in found["runs"]),
+        "measuring": measuring,
         "step_ms": 1000 * step,
-        "ratio_seconds": first["seconds"] / spent,
+        "ratio_seconds": first["seconds"] / (spent - measuring),
         "ratio_step": first["step_ms"] / (1000 * step),
         "agreement": max(differences),
     }

@@ -502,7 +502,7 @@ class Grouping:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """How parameters are updated.
+    """How parameters are updated. Traced are all numbers but ``warmup``; ``average`` where there is one.
 
     Attributes:
       name: "adamw", or "sgd" with Nesterov momentum 0.9.
