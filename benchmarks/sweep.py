@@ -10,8 +10,8 @@ begins with an empty cache of compiled programs; the runs alone share one, as a 
 "seconds" are those of the whole commands, compiling and checkpoints included; the sweep also measures its runs on the
 validation images: its ratio leaves the seconds of that out. "a step" is the time of an update of one run once all is
 compiled: by TensorBoard's clock, the median step from the eleventh on; of a sweep, divided by the runs that train side
-by side. Agreement is the largest relative difference of the first ten losses, over all runs. Prints a table on stderr, a line of
-JSON on stdout.
+by side. Agreement is the largest relative difference of the first ten losses, over all runs. Prints a table on stderr,
+a line of JSON on stdout.
 """
 
 import argparse

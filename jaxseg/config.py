@@ -502,7 +502,7 @@ class Grouping:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """How parameters are updated. Traced are all numbers but ``warmup``; ``average`` where there is one.
+    """How parameters are updated. All numbers but ``warmup`` are traced.
 
     Attributes:
       name: "adamw", or "sgd" with Nesterov momentum 0.9.

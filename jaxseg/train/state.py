@@ -102,20 +102,27 @@ def optimizer(
     def update(
         gradients: Any, state: Any, params: Any = None, *, rates: Rates | None = None, **_: Any
     ) -> tuple[Any, Any]:
-        rates = rates or own()
-        updates, after = _chain(settings, steps, rates).update(gradients, state, params)
-        return _rated(updates, rates.encoder_rate, frozen), after
+        return _chain(settings, steps, frozen, rates or own()).update(gradients, state, params)
 
-    return optax.GradientTransformationExtraArgs(lambda params: _chain(settings, steps, own()).init(params), update)
+    def init(params: Any) -> Any:
+        return _chain(settings, steps, frozen, own()).init(params)
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _chain(settings: config.Optimizer, steps: int, rates: Rates) -> optax.GradientTransformation:
-    """The optimizer with the numbers of an update, the same for all parameters."""
+def _chain(
+    settings: config.Optimizer, steps: int, frozen: tuple[str, ...], rates: Rates
+) -> optax.GradientTransformation:
+    """The optimizer with the numbers of an update."""
     shape = _shape(settings, steps)
     rule = optax.scale_by_adam() if settings.name == "adamw" else optax.trace(SGD_MOMENTUM, nesterov=True)
     decay = optax.add_decayed_weights(rates.weight_decay, _kernels)
     rate = optax.scale_by_learning_rate(lambda step: rates.learning_rate * shape(step))
-    return optax.chain(optax.clip_by_global_norm(rates.clip), optax.chain(rule, decay, rate))
+    chain = [optax.clip_by_global_norm(rates.clip), optax.chain(rule, decay, rate)]
+    # Not where it would do nothing: checkpoints know the links of the chain.
+    if frozen or settings.encoder_rate != 1:
+        chain.append(optax.stateless(lambda updates, _: _rated(updates, rates.encoder_rate, frozen)))
+    return optax.chain(*chain)
 
 
 def _kernels(params: Any) -> Any:

@@ -77,7 +77,7 @@ def run(variants: Sequence[Variant], program: parallel.Variants) -> None:
             stack.enter_context(member.record)
         calls = [_Call(members[i : i + program.slots], program) for i in range(0, len(members), program.slots)]
         feeds = {member.feed: member.batches() for member in members}
-        interrupt = stack.enter_context(Interrupt())
+        interrupt, done = stack.enter_context(Interrupt()), first
         while any(call.runs() for call in calls):
             wanted = {member.feed for member in members if member.runs}
             batches: dict[Hashable, Any] = {feed: next(feeds[feed]) for feed in wanted}
@@ -93,8 +93,10 @@ def run(variants: Sequence[Variant], program: parallel.Variants) -> None:
             if losses := _losses(members):
                 display.show(losses, done)
             if number is not None:
-                reached = f"stopped by {name(number)} at step {done} of {settings.steps}"
-                raise config.Stopped(f"{reached}, which is saved. The same command goes on.", number)
+                break
+        if interrupt.signal is not None:
+            reached = f"stopped by {name(interrupt.signal)} at step {done} of {settings.steps}"
+            raise config.Stopped(f"{reached}, which is saved. The same command goes on.", interrupt.signal)
 
 
 class _Clock:

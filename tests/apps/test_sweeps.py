@@ -207,7 +207,12 @@ def test_programs_differ_in_what_is_not_traced():
     assert flat.keys() >= plan.TRACED
     assert plan.program(base) == plan.program(cli.override(base, ["--losses.alpha", "0.5", "--seed", "3"]))
     assert plan.program(base) == plan.program(cli.override(base, ["--data.augment.hue", "0.1"]))
-    for words in (["--losses.normalize", "elements"], ["--model.embedding", "8"], ["--optimizer.average", "0.9"]):
+    for words in (
+        ["--losses.normalize", "elements"],
+        ["--model.embedding", "8"],
+        ["--optimizer.average", "0.9"],
+        ["--optimizer.encoder-rate", "0.1"],
+    ):
         assert plan.program(base) != plan.program(cli.override(base, words))
 
 

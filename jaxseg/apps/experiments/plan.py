@@ -123,4 +123,6 @@ def program(settings: config.Config) -> str:
     Whatever is not known to be traced, or to concern the host alone, counts: at worst there is one compilation more.
     """
     flat = {n: v for n, v in config.flatten(settings).items() if n not in TRACED and not n.startswith(HOST)}
-    return repr(sorted((flat | {"averages": settings.optimizer.average > 0}).items()))
+    optimizer = settings.optimizer
+    parts = {"averages": optimizer.average > 0, "scales the encoder's rate": optimizer.encoder_rate != 1}
+    return repr(sorted((flat | parts).items()))
