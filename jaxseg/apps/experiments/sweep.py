@@ -193,22 +193,7 @@ def _trained(group: Sequence[Run], together: int, console: Console) -> Iterator[
     shape = jax.jit(state.schedule(dataclasses.replace(first.optimizer, learning_rate=1.0), first.train.steps))
     planned = list(parts(waiting, program.slots))
     for i, part in enumerate(planned):
-        chosen = []
-        for run in part:
-            begin, resumed = run.begin(network, task.update, console)
-            job = segmentation.job_of(run.settings, run.dataset, run.folder, resumed, network)
-            chosen.append(
-                variants.Variant(
-                    title=run.planned.title,
-                    settings=run.settings.train,
-                    job=job,
-                    state=begin,
-                    workdir=run.folder,
-                    rate=partial(_rate, run.settings.optimizer.learning_rate, shape),
-                    source=_source(run),
-                    told=run.told,
-                )
-            )
+        chosen = [_variant(run, network, task.update, shape, console) for run in part]
         console.print(
             f"part {i + 1} of {len(planned)}: {len(part)} runs, {program.slots} at once, "
             f"from step {min(int(v.state.step) for v in chosen)} to {first.train.steps}",
@@ -216,6 +201,21 @@ def _trained(group: Sequence[Run], together: int, console: Console) -> Iterator[
         )
         variants.run(chosen, program)
         yield
+
+
+def _variant(run: Run, network: Any, update: Any, shape: Callable[[int], Any], console: Console) -> variants.Variant:
+    """A run as training takes it, at the step that it has reached."""
+    begin, resumed = run.begin(network, update, console)
+    return variants.Variant(
+        title=run.planned.title,
+        settings=run.settings.train,
+        job=segmentation.job_of(run.settings, run.dataset, run.folder, resumed, network),
+        state=begin,
+        workdir=run.folder,
+        rate=partial(_rate, run.settings.optimizer.learning_rate, shape),
+        source=_source(run),
+        told=run.told,
+    )
 
 
 def _rate(peak: float, shape: Callable[[int], Any], step: int) -> float:
@@ -244,26 +244,16 @@ def parts(runs: Iterable[Run], slots: int) -> Iterator[list[Run]]:
 
 
 def _measure(group: Sequence[Run], console: Console) -> None:
-    """Measures the runs that were trained and have no figures yet, all of them on one image after another."""
-    from jaxseg.data import pipeline
-
+    """Measures the runs that were trained and have no figures yet."""
     waiting = [run for run in group if run.ended and not run.measured]
     by_data: dict[int, list[Run]] = {}
     for run in waiting:
         by_data.setdefault(id(run.dataset), []).append(run)
     for some in by_data.values():
-        begun, source = time.monotonic(), some[0].dataset.split(SPLIT, full=True)
+        begun = time.monotonic()
         models = [model.load(run.folder, run.settings) for run in some]
-        rule, classes = scores.rule_of(some[0].settings.data.builder), models[0].classes
-        sums = [scores.Score(classes, rule) for _ in some]
-        examples = track(pipeline.val_examples(source), "measure", len(source), console=Console(stderr=True))
         with Interrupt("while runs were measured, which are all saved; the same command goes on"):
-            for example in examples:
-                label = example.full or Label(example.semantic, example.instance)
-                truth, size = Truth.of(label.semantic, label.instance, classes), label.semantic.shape
-                for trained, score in zip(models, sums, strict=True):
-                    found = jax.device_get(trained(example.image))
-                    score.add(scores.counts_of(found, truth, size, classes), int(found.lost))
+            sums = _scores(models, some[0].dataset.split(SPLIT, full=True))
         for run, score in zip(some, sums, strict=True):
             metrics = score.metrics()
             run.known["figures"] = {name: metrics[name] for name in results.FIGURES.values()}
@@ -271,3 +261,18 @@ def _measure(group: Sequence[Run], console: Console) -> None:
             run.known["measuring"] = (time.monotonic() - begun) / len(some)
             run.write()
             console.print(f"{run.planned.title}: {results.line(run.known['figures'])}", markup=False)
+
+
+def _scores(models: Sequence[model.Model], source: Any) -> list[scores.Score]:
+    """What networks of one program find in each example, which is read once."""
+    from jaxseg.data import pipeline
+
+    rule, classes = scores.rule_of(models[0].settings.data.builder), models[0].classes
+    sums = [scores.Score(classes, rule) for _ in models]
+    for example in track(pipeline.val_examples(source), "measure", len(source), console=Console(stderr=True)):
+        label = example.full or Label(example.semantic, example.instance)
+        truth, size = Truth.of(label.semantic, label.instance, classes), label.semantic.shape
+        for trained, score in zip(models, sums, strict=True):
+            found = jax.device_get(trained(example.image))
+            score.add(scores.counts_of(found, truth, size, classes), int(found.lost))
+    return sums
