@@ -56,6 +56,7 @@ def main() -> NoReturn:
 def _dispatch(argv: Sequence[str]) -> int | None:
     commands = {
         "train": (train, "train a network, or go on training it"),
+        "sweep": (sweep, "train runs that differ in a few settings and seeds, and compare them"),
         "eval": (evaluate, "measure a trained network and write a report"),
         "predict": (predict, "segment images, videos and what cameras see"),
         "look": (look, "show what the method does with images"),
@@ -101,6 +102,77 @@ def train(argv: Sequence[str]) -> None:
     parallel.prepare_host()
     parallel.connect(known.coordinator, known.processes, known.process)
     run(settings, storage.folder(known.workdir))
+
+
+def sweep(argv: Sequence[str]) -> None:
+    """``--config FILE --workdir DIR [--vary section.setting=A,B ...] [--seeds N] [--section.setting value ...]``."""
+    parser = _Parser(
+        "jaxseg sweep",
+        description="Trains runs that differ in settings and seeds; goes on where DIR holds the sweep.",
+        allow_abbrev=False,  # --seed is a setting.
+    )
+    parser.add_argument("--config", type=Path, required=True, help="a file that defines config = Config(...)")
+    parser.add_argument("--workdir", required=True, help="folder of the sweep; each run has one in it")
+    parser.add_argument(
+        "--vary",
+        action="append",
+        default=[],
+        metavar="SETTING=A,B",
+        help="values of a setting; of several settings, all combinations",
+    )
+    parser.add_argument("--seeds", default="", metavar="N", help="number of seeds, or a list: 3 is 0,1,2")
+    parser.add_argument(
+        "--together", type=int, default=0, help="runs that a device computes at once (default: by device)"
+    )
+    known, rest = parser.parse_known_args(argv)
+    if known.together < 0:
+        raise config.UserError("--together must be at least 1.")
+    base = override(read_segmentation(known.config), rest)
+    vary = _varied(known.vary, rest)
+    given = {word.split("=")[0] for word in rest}
+    if known.seeds and "--seed" in given:
+        raise config.UserError("--seeds and --seed are given. Leave one of them out.")
+    _prepare(base.train.deterministic)
+    from jaxseg.apps.experiments import plan
+    from jaxseg.apps.experiments import sweep as app
+    from jaxseg.train import parallel, storage
+
+    planned = plan.plan(base, vary, _seeds(known.seeds, base.seed), override)
+    parallel.prepare_host()
+    app.sweep(base, planned, storage.folder(known.workdir), known.together)
+
+
+def _varied(words: Sequence[str], given: Sequence[str]) -> dict[str, list[str]]:
+    """Values of each setting that varies, by its dotted name.
+
+    Raises:
+      UserError: not SETTING=A,B, or a setting that is given twice.
+    """
+    vary: dict[str, list[str]] = {}
+    for word in words:
+        option, equals, text = word.removeprefix("--").partition("=")
+        values = [value.strip() for value in text.split(",")]
+        if not option or not equals or not all(values):
+            raise config.UserError(f"--vary {word}: it takes a setting and its values, losses.alpha=0.25,0.9.")
+        name = option.replace("-", "_")
+        if name in vary or name in {w.split("=")[0].removeprefix("--").replace("-", "_") for w in given}:
+            raise config.UserError(f"--vary {option}: that setting is given twice. Give it once.")
+        vary[name] = values
+    return vary
+
+
+def _seeds(text: str, own: int) -> list[int]:
+    """Seeds of a sweep: the config's own, the first N, or a list.
+
+    Raises:
+      UserError: it is neither.
+    """
+    if not text:
+        return [own]
+    parts = text.split(",")
+    if not all(part.isdecimal() for part in parts) or (len(parts) == 1 and int(text) < 1):
+        raise config.UserError(f"--seeds {text}: it takes how many there are, or a list such as 0,1,2.")
+    return list(range(int(text))) if len(parts) == 1 else [int(part) for part in parts]
 
 
 def evaluate(argv: Sequence[str]) -> None:

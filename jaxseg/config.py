@@ -509,7 +509,7 @@ class Grouping:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """How parameters are updated.
+    """How parameters are updated. All numbers but ``warmup`` are traced.
 
     Attributes:
       name: "adamw", or "sgd" with Nesterov momentum 0.9.

@@ -12,7 +12,9 @@ ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 OWN = {"--config", "--workdir", "--split", "--output", "--model", "--json", "--images", "--submission", "--frames"}
 OWN |= {"--coordinator", "--processes", "--process"}
+OWN |= {"--vary", "--seeds", "--together"}
 FLAGS = {"--sweep", "--best"}
+COMMANDS = ("data", "predict", "look", "export", "benchmark", "superpixels", "train", "sweep", "eval", "weights")
 
 
 def _commands() -> list[tuple[str, str]]:
@@ -29,10 +31,12 @@ def _commands() -> list[tuple[str, str]]:
 def test_a_documented_command_is_understood(page, line):
     words = shlex.split(line.split("#")[0].replace("FOLDER", "x"))
     if words[0] == "jaxseg":
-        assert words[1] in ("data", "predict", "look", "export", "benchmark", "superpixels", "train", "eval", "weights")
+        assert words[1] in COMMANDS
     settings = config.Config()
     if "--config" in words:
         settings = cli.read_config(ROOT / words[words.index("--config") + 1])
+    for vary in [words[j + 1] for j, word in enumerate(words) if word == "--vary"]:
+        assert vary.split("=")[0].replace("-", "_") in config.flatten(settings)
     rest, i = [], next(i for i, word in enumerate(words) if word.startswith("--"))
     while i < len(words):
         if words[i] in OWN:

@@ -62,7 +62,7 @@ OURS = re.compile(r"(python (train|eval)\.py|jaxseg) ")
 ELSEWHERE = (".onnx", "--coordinator", "--train.debug", "--data.builder", "--submission", "--view", "://", "CITYSCAPES")
 """Parts of words of commands that need other machines, other data, a camera or a screen."""
 
-IN_OTHER_TESTS = {"weights", "benchmark"}
+IN_OTHER_TESTS = {"weights", "benchmark", "sweep"}
 """Commands that need files of other projects, or compile all anew: tests/apps runs them."""
 
 

@@ -257,9 +257,15 @@ def optimizer(settings: config.Run, network: Any) -> optax.GradientTransformatio
     return states.optimizer(settings.optimizer, settings.train.steps, frozen)
 
 
-def begin(network: Any, settings: config.Run) -> states.TrainState:
-    """The state that a run begins with, of random parameters."""
-    update, average = optimizer(settings, network), settings.optimizer.average > 0
+def begin(network: Any, settings: config.Run, update: optax.GradientTransformation | None = None) -> states.TrainState:
+    """The state that a run begins with, of random parameters; compiled once for all seeds of one ``update``.
+
+    Args:
+      network: of the run.
+      settings: of the run.
+      update: its optimizer, where that was made before.
+    """
+    update, average = update or optimizer(settings, network), settings.optimizer.average > 0
     return states.create(network, update, settings.seed, settings.data.crop, average)
 
 

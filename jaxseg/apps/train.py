@@ -31,13 +31,13 @@ def train(settings: config.Run, workdir: storage.Folder) -> state.TrainState:
       UserError: the directory cannot be written or holds another run, or data or config are unusable.
     """
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    _require_encoder(settings)
+    require_encoder(settings)
     parallel.devices_for(settings.train.batch, settings.train.accumulate)
     before = _shared(workdir)
     with parallel.lead_first():
         settings, layout = resolved(settings, before)
         if before is not None:
-            _compare(before, settings, workdir, console)
+            compare(before, settings, workdir, console)
         planned = job(settings, layout, workdir, before is not None)
         if parallel.lead():
             files.write_text(workdir / model.CONFIG, config.to_json(settings))
@@ -50,8 +50,12 @@ def train(settings: config.Run, workdir: storage.Folder) -> state.TrainState:
     return loop.run(settings.train, planned, begin, workdir, rate)
 
 
-def _require_encoder(settings: config.Run) -> None:
-    """An encoder that does not exist, or does not take the settings, is reported before any data is read."""
+def require_encoder(settings: config.Run) -> None:
+    """Reports an encoder that does not exist, or does not take the settings, before any data is read.
+
+    Raises:
+      UserError: what is wrong with it.
+    """
     if isinstance(settings, config.Classification):
         settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, classes=("any",)))
     model.optimizer(settings, model.module(settings))
@@ -71,10 +75,10 @@ def resolved(settings: config.Run, before: config.Run | None = None) -> tuple[co
     if isinstance(settings, config.Config):
         assert isinstance(weights, config.Model)
         data, layout = segmentation.resolve(settings.data)
-        settings = dataclasses.replace(settings, data=_absolute(data), model=weights)
+        settings = dataclasses.replace(settings, data=absolute(data), model=weights)
         return settings, layout
     pictures, listing = classification.resolve(settings.data)
-    return dataclasses.replace(settings, data=_absolute(pictures), model=weights), listing
+    return dataclasses.replace(settings, data=absolute(pictures), model=weights), listing
 
 
 def job(settings: config.Run, layout: Any, workdir: storage.Folder, resumed: bool) -> loop.Job:
@@ -84,7 +88,7 @@ def job(settings: config.Run, layout: Any, workdir: storage.Folder, resumed: boo
     return classification.job(settings, layout, workdir, resumed)
 
 
-def _absolute(data: Source) -> Source:
+def absolute(data: Source) -> Source:
     """With the data's folders as absolute paths, so that later commands find them from anywhere."""
     root, cache = (str(Path(f).expanduser().absolute()) if f else f for f in (data.root, data.cache))
     return dataclasses.replace(data, root=root, cache=cache)
@@ -125,15 +129,18 @@ def _shared(workdir: storage.Folder) -> config.Run | None:
     before = None
     if parallel.lead():
         files.require_writable(workdir)
-        before = _stored(workdir)
+        before = stored(workdir)
     text = parallel.shared_text(None if before is None else config.to_json(before))
     return None if text is None else config.from_json(text, str(workdir / model.CONFIG))
 
 
-def _stored(workdir: storage.Folder) -> config.Run | None:
+def stored(workdir: storage.Folder) -> config.Run | None:
     """The config of the run that the directory holds; None where there is nothing to go on with.
 
     A run that never came to its first checkpoint binds nothing: it may have failed for the very settings that changed.
+
+    Raises:
+      UserError: there are checkpoints without a config.
     """
     if not (workdir / FOLDER).is_dir():
         return None
@@ -148,8 +155,18 @@ def _stored(workdir: storage.Folder) -> config.Run | None:
     return model.read_run(workdir)
 
 
-def _compare(before: config.Run, settings: config.Run, workdir: storage.Folder, console: Console) -> None:
-    """Lists settings that changed since a run began, and refuses those that matter."""
+def compare(before: config.Run, settings: config.Run, workdir: storage.Folder, console: Console) -> None:
+    """Lists settings that changed since a run began, and refuses those that matter.
+
+    Args:
+      before: settings of the run.
+      settings: those it is to go on with.
+      workdir: its folder, for messages.
+      console: where the list goes.
+
+    Raises:
+      UserError: it would be another run.
+    """
     if type(before) is not type(settings):
         raise config.UserError(f"{workdir} holds a run of another kind, {before.name}. Give another --workdir.")
     changed = config.differences(before, settings)

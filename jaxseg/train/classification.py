@@ -7,6 +7,7 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from jaxseg.train.state import Rates
 from jaxseg.train.step import Evaluated, Numbers
 from jaxseg.types import ClassBatch, Sum
 
@@ -62,6 +63,6 @@ def cross_entropy(logits: Float[Array, "b c"], label: Array, smoothing: Array | 
     return Sum(optax.softmax_cross_entropy(logits, target).sum(), jnp.float32(len(logits)))
 
 
-def numbers(smoothing: float, average: float = 0.0) -> Numbers:
-    """The traced numbers of a config: smoothing of the labels, decay of the moving average."""
-    return Numbers({"cross_entropy": jnp.float32(1.0)}, jnp.float32(smoothing), jnp.float32(average))
+def numbers(smoothing: float, average: float = 0.0, rates: Rates | None = None) -> Numbers:
+    """The traced numbers of a config: smoothing of the labels, decay of the moving average, rates of the optimizer."""
+    return Numbers({"cross_entropy": jnp.float32(1.0)}, jnp.float32(smoothing), jnp.float32(average), rates)

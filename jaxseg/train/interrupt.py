@@ -18,14 +18,18 @@ class Interrupt:
     A program that XLA compiles for minutes runs no signal handler of Python's until that is done, so a thread hears of
     the signal too: as long as no update was made, it ends the process itself.
 
+    Args:
+      when: what that thread says of when it ended the process.
+
     Attributes:
       signal: number of the signal that came; None before.
       unsaved: whether updates were made since training began here.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, when: str = "before the first update") -> None:
         self.signal: int | None = None
         self.unsaved = False
+        self._when = when
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupt":
@@ -65,7 +69,7 @@ class Interrupt:
             if not heard:
                 return
             if heard[0] in SIGNALS and not self.unsaved:
-                print(f"jaxseg: stopped by {name(heard[0])} before the first update.", file=sys.stderr, flush=True)
+                print(f"jaxseg: stopped by {name(heard[0])} {self._when}.", file=sys.stderr, flush=True)
                 os._exit(128 + heard[0])
 
 

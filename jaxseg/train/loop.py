@@ -7,7 +7,8 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from functools import cache, partial
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from rich.console import Console
@@ -93,7 +94,11 @@ def run(
     numbers = job.numbers._replace(limit=settings.skip)
     replicated, pending = parallel.replicate(state, devices), deque[_Update]()
     watch = _Watch(settings, job, workdir)
-    with _Record(settings, job, workdir, start, rate) as record, Interrupt() as interrupt:
+    with (
+        Display(settings, start) as display,
+        Record(settings, job, workdir, start, rate, display) as record,
+        Interrupt() as interrupt,
+    ):
         for i, batch in zip(range(start, settings.steps), job.batches(start), strict=False):
             done = i + 1
             with parallel.together(record.saved), debug.nans(done) if settings.debug else contextlib.nullcontext():
@@ -107,9 +112,9 @@ def run(
                 stop = interrupt.signal is not None if parallel.alone() else values.get("stop", 0) > 0
                 if stop:
                     values = watch.look(pending, 0) or values
-                record.advance()
+                display.advance()
                 if due or stop:
-                    record.write(done, values, parallel.unreplicate(replicated), stop)
+                    record.write(done, values, partial(parallel.unreplicate, replicated), stop)
             if stop:
                 number = interrupt.signal or signal.SIGTERM
                 raise config.Stopped(
@@ -169,18 +174,37 @@ class _Watch:
         )
 
 
-class _Record:
+class Shown(Protocol):
+    """Where people see how a run goes."""
+
+    @property
+    def rate(self) -> float:
+        """Images a second over the last steps."""
+
+    def say(self, line: str) -> None:
+        """Prints a line."""
+
+    def show(self, values: Mapping[str, float], step: int) -> None:
+        """Shows the scalars of a step."""
+
+
+class Record:
     """What a run leaves behind: checkpoints, TensorBoard's files, lines on the screen; all of the leading process."""
 
     def __init__(
-        self, settings: config.Train, job: Job, workdir: storage.Folder, start: int, rate: Callable[[int], float]
+        self,
+        settings: config.Train,
+        job: Job,
+        workdir: storage.Folder,
+        start: int,
+        rate: Callable[[int], float],
+        display: Shown,
     ) -> None:
         self._settings, self._job, self._workdir, self._start, self._rate = settings, job, workdir, start, rate
-        self._saved = start
+        self._saved, self._display = start, display
 
-    def __enter__(self) -> "_Record":
+    def __enter__(self) -> "Record":
         self._stack = contextlib.ExitStack()
-        self._display = self._stack.enter_context(_Display(self._settings, self._start))
         self._checkpoints: Checkpoints | None = None
         if parallel.lead():
             from tensorboardX import SummaryWriter
@@ -206,22 +230,19 @@ class _Record:
         rhythms = (s.log_every, s.save_every, s.validate_every, s.picture_every)
         return done == s.steps or any(n and done % n == 0 for n in rhythms)
 
-    def advance(self) -> None:
-        """Counts an update."""
-        self._display.advance()
-
-    def write(self, done: int, values: Mapping[str, float], state: TrainState, stop: bool) -> None:
+    def write(self, done: int, values: Mapping[str, float], state: Callable[[], TrainState], stop: bool) -> None:
         """Writes what is due after an update, and saves where the run stops here.
 
         Args:
           done: updates so far.
           values: scalars of the last one.
-          state: after it, unreplicated.
+          state: gives that after it, unreplicated; it is not asked for where scalars alone are due.
           stop: whether the run ends here, before its time.
         """
         s, last = self._settings, done == self._settings.steps
         validates = bool(self._job.validation and s.validate_every and (done % s.validate_every == 0 or last))
-        measured = self._validated(state, done) if validates and not stop else {}
+        state = cache(state)
+        measured = self._validated(state(), done) if validates and not stop else {}
         saves = done % s.save_every == 0 or last or stop or bool(measured)
         if self._checkpoints is None:
             self._saved = done if saves else self._saved
@@ -233,12 +254,12 @@ class _Record:
             self._display.show(shown, done)
         if saves:
             best = next(iter(measured.values()), None)
-            self._checkpoints.save(state, best)
+            self._checkpoints.save(state(), best)
             self._saved = done
         self._checkpoints.check()
         draws = s.picture_every and (done % s.picture_every == 0 or last)
         if self._job.pictures and draws and not stop:
-            for title, picture in self._job.pictures(state).items():
+            for title, picture in self._job.pictures(state()).items():
                 self._writer.add_image(title, picture, done, dataformats="HWC")
 
     def _validated(self, state: TrainState, done: int) -> Mapping[str, float]:
@@ -256,7 +277,7 @@ class _Record:
             self._writer.add_scalar(f"{group}/{title}", value, step)
 
 
-class _Display:
+class Display:
     """A progress bar that names every loss term, images/s and time left; plain lines where there is no terminal."""
 
     def __init__(self, settings: config.Train, start: int) -> None:
@@ -275,7 +296,7 @@ class _Display:
         self._times: deque[float] = deque([time.monotonic()], maxlen=50)
         self._next_line = 0.0
 
-    def __enter__(self) -> "_Display":
+    def __enter__(self) -> "Display":
         self._progress.start()
         self._task = self._progress.add_task("", total=self._steps, completed=self._start, rate=0.0, terms="")
         return self
@@ -289,6 +310,7 @@ class _Display:
         return self._batch * (len(self._times) - 1) / max(self._times[-1] - self._times[0], 1e-9)
 
     def advance(self) -> None:
+        """Counts an update."""
         self._times.append(time.monotonic())
         self._progress.update(self._task, advance=1, rate=self.rate)
 
@@ -297,6 +319,7 @@ class _Display:
         self._console.print(line, markup=False, highlight=False)
 
     def show(self, values: Mapping[str, float], step: int) -> None:
+        """Shows the scalars of a step, on the bar or, now and then, as a line."""
         hidden = ("gradient_norm", "vanished", "overflow", *(("skipped",) if not values.get("skipped") else ()))
         terms = "  ".join(f"{name} {value:.3f}" for name, value in values.items() if name not in hidden)
         self._progress.update(self._task, terms=terms)

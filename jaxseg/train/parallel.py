@@ -7,7 +7,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -25,6 +25,9 @@ HEARTBEAT = 20
 
 PATIENCE = 300
 """Seconds that a process waits for process 0."""
+
+TOGETHER = 4
+"""Runs of a sweep that an accelerator computes at once, at most, where nothing else is said."""
 
 LAUNCHERS = {"SLURM_STEP_NODELIST": "SLURM_NTASKS", "OMPI_COMM_WORLD_RANK": "OMPI_COMM_WORLD_SIZE"}
 """Environment variables that Slurm's srun and Open MPI's mpirun set, and that in which they say how many they start."""
@@ -269,6 +272,76 @@ def train_step(task: Task, devices: list[jax.Device], accumulate: int = 1) -> Ca
     given = None if alone() and len(devices) == len(jax.devices()) else devices
     update = jax.pmap(per_device, axis_name=AXIS, in_axes=(0, 0, None, 0), donate_argnums=(0,), devices=given)
     return lambda state, batch, numbers, stop=False: update(state, batch, numbers, np.full(here, stop, np.int32))
+
+
+class Variants:
+    """The update of several runs of one program, which differ in state, batch and numbers; nothing is summed over them.
+
+    Each device computes some of them, and all of their batch. Fewer runs than there is room for are filled up by the
+    caller: another number would be another compilation.
+
+    Attributes:
+      slots: runs in a call.
+    """
+
+    def __init__(self, task: Task, count: int, together: int = 0, accumulate: int = 1) -> None:
+        """Compiles nothing yet.
+
+        Args:
+          task: static parts of the step, for a lone device.
+          count: how many runs there are.
+          together: runs that a device computes at once, by `jax.vmap`; 0 chooses. On processors that is one: gradients
+            of convolutions take several times as long under `jax.vmap`. Accelerators have room for more.
+          accumulate: parts that each run's examples are computed in.
+        """
+        here = jax.local_devices()
+        each = -(-count // len(here))
+        self._together = together or (1 if here[0].platform == "cpu" else min(each, TOGETHER))
+        self._devices = here[: -(-count // self._together)]
+        self.slots = len(self._devices) * self._together
+        single = self._together == 1
+
+        def one(state: Any, batch: Any, numbers: Numbers) -> Any:
+            return step(state, batch, numbers, task, accumulate)
+
+        def alone_there(*arguments: Any) -> Any:
+            return jax.tree.map(lambda x: x[None], one(*jax.tree.map(lambda x: x[0], arguments)))
+
+        per_device = alone_there if single else jax.vmap(one)
+        given = None if len(self._devices) == len(jax.devices()) else self._devices
+        # Named as `place` names it: otherwise JAX would compile it once for the first states and once for all others.
+        self._update = jax.pmap(per_device, axis_name=AXIS, donate_argnums=(0,), devices=given)
+
+    def update(self, states: Any, batches: Any, numbers: Any) -> tuple[Any, Any]:
+        """New states and scalars of each run; all of them as `place` or `rows` makes them."""
+        return self._update(states, batches, numbers)
+
+    def place(self, trees: Sequence[Any]) -> Any:
+        """The arrays of each run on its device; one tree a slot."""
+        mapped = NamedSharding(Mesh(np.array(self._devices), (AXIS,)), PartitionSpec(AXIS))
+        return jax.tree.map(lambda *xs: jax.device_put(self._stacked(xs), mapped), *trees)
+
+    def rows(self, trees: Sequence[Any]) -> Any:
+        """The same on the host, (devices, runs of a device, ...); `update` places it."""
+        return jax.tree.map(lambda *xs: self._stacked(xs), *trees)
+
+    def _stacked(self, arrays: Sequence[Any]) -> np.ndarray:
+        return np.stack(arrays).reshape(len(self._devices), self._together, *np.shape(arrays[0]))
+
+    def host(self, scalars: Any) -> Any:
+        """Scalars as `update` returns them, on the host: one value a slot."""
+        return jax.tree.map(lambda x: np.asarray(x).ravel(), scalars)
+
+    def part(self, tree: Any, slot: int) -> Any:
+        """The arrays of one run, on the host."""
+        device, place = divmod(slot, self._together)
+
+        def taken(x: jax.Array) -> np.ndarray:
+            (data,) = (s.data for s in x.addressable_shards if (s.index[0].start or 0) == device)
+            # Copied, because the device's memory is given to the next update.
+            return np.array(np.asarray(data)[0, place])
+
+        return jax.tree.map(taken, tree)
 
 
 def debug_step(task: Task, accumulate: int = 1) -> tuple[list[jax.Device], Callable]:

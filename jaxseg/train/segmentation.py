@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from jaxseg import config, targets
 from jaxseg.losses import semantic, total
 from jaxseg.ops import superpixels
+from jaxseg.train.state import Rates
 from jaxseg.train.step import Evaluated, Numbers
 from jaxseg.types import Batch, Targets
 
@@ -22,10 +23,12 @@ class Hyperparameters(NamedTuple):
     Attributes:
       losses: of the loss terms.
       compactness: of the superpixels.
+      radius: of the centers that the center head is asked for, see `targets.make`.
     """
 
     losses: total.Hyperparameters
     compactness: Float[Array, ""] | float
+    radius: Float[Array, ""] | float
 
 
 class Recipe(NamedTuple):
@@ -35,7 +38,7 @@ class Recipe(NamedTuple):
       network: maps images (b, H, W, 3) to outputs.
       update: the optimizer.
       superpixel: size k of a grid element, pixels.
-      targets: what the heads are asked for.
+      targets: what the heads are asked for; the radius is traced instead, see `Hyperparameters`.
       normalize: divisor of the center loss.
       clustering: "centers", or "all_to_all" for the baseline, which has neither center loss nor superpixels.
       axis_name: devices to reduce over; None for a lone device.
@@ -55,7 +58,7 @@ class Recipe(NamedTuple):
 
     def prepare(self, batch: Batch, numbers: Numbers) -> Targets:
         """Superpixels and grid targets."""
-        return make_targets(batch, self, numbers.hyper.compactness)
+        return make_targets(batch, self, numbers.hyper.compactness, numbers.hyper.radius)
 
     def evaluate(self, params: Any, batch_stats: Any, batch: Batch, truth: Targets, numbers: Numbers) -> Evaluated:
         """Loss terms; measured are the instances that "vanished" on the grid or did not fit ("overflow")."""
@@ -68,7 +71,9 @@ class Recipe(NamedTuple):
         return Evaluated(sums, changed.get("batch_stats", {}), counted)
 
 
-def make_targets(batch: Batch, recipe: Recipe, compactness: Float[Array, ""] | float) -> Targets:
+def make_targets(
+    batch: Batch, recipe: Recipe, compactness: Float[Array, ""] | float, radius: Float[Array, ""] | float
+) -> Targets:
     """Superpixels and grid targets of a batch."""
     k, wanted = recipe.superpixel, recipe.targets
     if recipe.clustering == "all_to_all":
@@ -78,9 +83,7 @@ def make_targets(batch: Batch, recipe: Recipe, compactness: Float[Array, ""] | f
         assignment = jax.lax.map(lambda image: superpixels.assign(image, k, compactness), batch.image)
 
     def one(semantic: Array, instance: Array, assignment: Array) -> Targets:
-        return targets.make(
-            semantic, instance, assignment, k, wanted.max_instances, style=wanted.center, radius=wanted.radius
-        )
+        return targets.make(semantic, instance, assignment, k, wanted.max_instances, style=wanted.center, radius=radius)
 
     return jax.vmap(one)(batch.semantic, batch.instance, assignment)
 
@@ -98,6 +101,8 @@ def numbers(
     compactness: float,
     clustering: str = "centers",
     average: float = 0.0,
+    radius: float = config.TargetSettings.radius,
+    rates: Rates | None = None,
 ) -> Numbers:
     """The traced numbers of a config.
 
@@ -107,6 +112,8 @@ def numbers(
       compactness: of the superpixels.
       clustering: which loss terms there are; see `Recipe`.
       average: decay of the moving average.
+      radius: of the centers that the center head is asked for.
+      rates: of the optimizer; None for those that it was made with.
     """
     hyper = total.Hyperparameters(
         class_weights=semantic.class_weights(jnp.asarray(frequencies), power=settings.class_weight_power),
@@ -117,5 +124,5 @@ def numbers(
         repulsion_margin=settings.repulsion_margin,
     )
     weights = {name: jnp.float32(getattr(settings, name)) for name in loss_terms(hyper, clustering)}
-    constants = jax.tree.map(jnp.float32, Hyperparameters(hyper, compactness))
-    return Numbers(weights, constants, jnp.float32(average))
+    constants = jax.tree.map(jnp.float32, Hyperparameters(hyper, compactness, radius))
+    return Numbers(weights, constants, jnp.float32(average), rates)

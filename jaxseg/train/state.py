@@ -1,13 +1,14 @@
 """The state of a run and its optimizer."""
 
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from flax import struct
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from jaxseg import config
 
@@ -45,38 +46,82 @@ class TrainState:
         return self.average or {"params": self.params, "batch_stats": self.batch_stats}
 
 
+class Rates(NamedTuple):
+    """Traced numbers of the optimizer; those of `config.Optimizer`.
+
+    Attributes:
+      learning_rate: peak of the schedule.
+      weight_decay: decoupled.
+      clip: global norm that gradients are scaled down to.
+      encoder_rate: multiplier of the rate for the encoder.
+    """
+
+    learning_rate: Float[Array, ""] | float
+    weight_decay: Float[Array, ""] | float
+    clip: Float[Array, ""] | float
+    encoder_rate: Float[Array, ""] | float
+
+    @classmethod
+    def of(cls, settings: config.Optimizer) -> "Rates":
+        """The numbers of a config."""
+        return cls(*(jnp.float32(getattr(settings, name)) for name in cls._fields))
+
+
 def schedule(settings: config.Optimizer, steps: int) -> optax.Schedule:
     """Linear warm-up to the peak rate, then the configured decay to 0 at the last step."""
+    shape = _shape(settings, steps)
+    return lambda step: settings.learning_rate * shape(step)
+
+
+def _shape(settings: config.Optimizer, steps: int) -> optax.Schedule:
+    """The schedule as fractions of its peak."""
     warmup = round(settings.warmup * steps)
     rest = max(steps - warmup, 1)
-    peak = settings.learning_rate
     decay = {
-        "cosine": lambda: optax.cosine_decay_schedule(peak, rest),
-        "poly": lambda: optax.polynomial_schedule(peak, 0.0, 0.9, rest),
-        "constant": lambda: optax.constant_schedule(peak),
+        "cosine": lambda: optax.cosine_decay_schedule(1.0, rest),
+        "poly": lambda: optax.polynomial_schedule(1.0, 0.0, 0.9, rest),
+        "constant": lambda: optax.constant_schedule(1.0),
     }[settings.decay]()
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, max(warmup, 1)), decay], [warmup])
+    return optax.join_schedules([optax.linear_schedule(0.0, 1.0, max(warmup, 1)), decay], [warmup])
 
 
-def optimizer(settings: config.Optimizer, steps: int, frozen: tuple[str, ...] = ()) -> optax.GradientTransformation:
+def optimizer(
+    settings: config.Optimizer, steps: int, frozen: tuple[str, ...] = ()
+) -> optax.GradientTransformationExtraArgs:
     """Clipping, then AdamW or SGD, with weight decay on kernels only: norms and biases have one axis.
+
+    Its update takes the argument ``rates``: the `Rates` of an update, which may be traced; None for the config's.
 
     Args:
       settings: how parameters are updated.
       steps: of the whole run.
       frozen: submodules of the encoder that keep their parameters.
     """
-    rate = schedule(settings, steps)
-    mask = _kernels
-    if settings.name == "adamw":
-        update = optax.adamw(rate, weight_decay=settings.weight_decay, mask=mask)
-    else:
-        momentum = optax.trace(SGD_MOMENTUM, nesterov=True)
-        decay = optax.add_decayed_weights(settings.weight_decay, mask)
-        update = optax.chain(momentum, decay, optax.scale_by_learning_rate(rate))
-    chain = [optax.clip_by_global_norm(settings.clip), update]
+    own = partial(Rates.of, settings)
+
+    def update(
+        gradients: Any, state: Any, params: Any = None, *, rates: Rates | None = None, **_: Any
+    ) -> tuple[Any, Any]:
+        return _chain(settings, steps, frozen, rates or own()).update(gradients, state, params)
+
+    def init(params: Any) -> Any:
+        return _chain(settings, steps, frozen, own()).init(params)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _chain(
+    settings: config.Optimizer, steps: int, frozen: tuple[str, ...], rates: Rates
+) -> optax.GradientTransformation:
+    """The optimizer with the numbers of an update."""
+    shape = _shape(settings, steps)
+    rule = optax.scale_by_adam() if settings.name == "adamw" else optax.trace(SGD_MOMENTUM, nesterov=True)
+    decay = optax.add_decayed_weights(rates.weight_decay, _kernels)
+    rate = optax.scale_by_learning_rate(lambda step: rates.learning_rate * shape(step))
+    chain = [optax.clip_by_global_norm(rates.clip), optax.chain(rule, decay, rate)]
+    # Not where it would do nothing: checkpoints know the links of the chain.
     if frozen or settings.encoder_rate != 1:
-        chain.append(optax.stateless(lambda updates, _: _rated(updates, settings.encoder_rate, frozen)))
+        chain.append(optax.stateless(lambda updates, _: _rated(updates, rates.encoder_rate, frozen)))
     return optax.chain(*chain)
 
 
@@ -84,7 +129,7 @@ def _kernels(params: Any) -> Any:
     return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
-def _rated(updates: Any, rate: float, frozen: tuple[str, ...]) -> Any:
+def _rated(updates: Any, rate: Array | float, frozen: tuple[str, ...]) -> Any:
     """Updates with those of the encoder scaled, and none for its frozen submodules."""
 
     def one(path: tuple, update: Array) -> Array:
@@ -110,15 +155,19 @@ def create(
       size: (height, width) of images, pixels; parameters do not depend on it.
       average: whether a moving average is kept.
     """
+    return _created(jax.random.key(seed), network, update, size, average)
 
-    def build(key: Array) -> TrainState:
-        variables = network.init(key, jnp.zeros((1, *size, 3)), train=False)
-        params, stats = variables["params"], variables.get("batch_stats", {})
-        kept = {"params": params, "batch_stats": stats} if average else {}
-        none = jnp.zeros((), jnp.int32)
-        return TrainState(none, params, stats, update.init(params), kept, none, none)
 
-    return jax.jit(build)(jax.random.key(seed))
+@partial(jax.jit, static_argnums=(1, 2, 3, 4))
+def _created(
+    key: Array, network: nn.Module, update: optax.GradientTransformation, size: tuple[int, int], average: bool
+) -> TrainState:
+    """`create`, compiled once for all seeds."""
+    variables = network.init(key, jnp.zeros((1, *size, 3)), train=False)
+    params, stats = variables["params"], variables.get("batch_stats", {})
+    kept = {"params": params, "batch_stats": stats} if average else {}
+    none = jnp.zeros((), jnp.int32)
+    return TrainState(none, params, stats, update.init(params), kept, none, none)
 
 
 def averaged(before: Any, variables: Any, decay: Array | float, step: Array) -> Any:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxseg.losses import total
 from jaxseg.train import state as states
-from jaxseg.train.state import TrainState
+from jaxseg.train.state import Rates, TrainState
 from jaxseg.types import Sum
 
 
@@ -37,12 +37,14 @@ class Numbers(NamedTuple):
       weights: of each loss term, by name.
       hyper: constants of the task.
       average: decay of the moving average, for states that keep one.
+      rates: of the optimizer; None for those that it was made with.
       limit: updates in a row without a finite loss and gradient that may be skipped before all stops.
     """
 
     weights: Mapping[str, Float[Array, ""] | float]
     hyper: Any
     average: Float[Array, ""] | float = 0.0
+    rates: Rates | None = None
     limit: Int[Array, ""] | int = 0
 
 
@@ -55,7 +57,7 @@ class Task(Protocol):
 
     @property
     def update(self) -> optax.GradientTransformation:
-        """The optimizer."""
+        """The optimizer; its update may take ``rates``, as that of `state.optimizer` does."""
 
     @property
     def axis_name(self) -> str | None:
@@ -102,7 +104,8 @@ def step(
     scalars |= {name: _logged(value) for name, value in measured.items()}
     with jax.named_scope("optimizer"):
         scalars |= {"gradient_norm": optax.tree.norm(gradients)}
-        updates, opt_state = task.update.update(gradients, state.opt_state, state.params)
+        rule = optax.with_extra_args_support(task.update)
+        updates, opt_state = rule.update(gradients, state.opt_state, state.params, rates=numbers.rates)
         params = optax.apply_updates(state.params, updates)
         average = state.average
         if average:

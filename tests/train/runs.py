@@ -43,11 +43,11 @@ def write(folder, optimizer="adamw", rate=1e-2, steps=STEPS, encoder="tests.tiny
 
 
 class Training:
-    """train.py in a process of its own; what it says is in a file."""
+    """train.py, or another program that trains, in a process of its own; what it says is in a file."""
 
-    def __init__(self, file, workdir, *argv, **environment):
+    def __init__(self, file, workdir, *argv, program=("train.py",), **environment):
         self.said = file.with_name(f"{time.monotonic_ns()}.txt")
-        command = [sys.executable, "train.py", "--config", str(file), "--workdir", str(workdir), *map(str, argv)]
+        command = [sys.executable, *program, "--config", str(file), "--workdir", str(workdir), *map(str, argv)]
         with self.said.open("w") as output:
             self.process = subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, stderr=output)
 

@@ -126,6 +126,28 @@ def test_the_encoders_rate_scales_its_updates_and_frozen_modules_get_none(name):
     assert float(jnp.abs(decoder["kernel"]).min()) > 0
 
 
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_the_optimizers_numbers_are_traced(name):
+    """An optimizer does what one of other numbers does, given these; one compilation for both."""
+    half = {"kernel": jnp.full((1, 1, 2, 2), 0.5, jnp.float32)}
+    params = {"encoder": {"stem": half}, "semantic": {"kernel": jnp.ones((1, 1, 2, 2))}}
+    gradients = jax.tree.map(lambda p: 3.0 * p, params)
+    first = config.Optimizer(name=name, learning_rate=0.1, warmup=0.0, weight_decay=0.1, clip=100.0, encoder_rate=0.25)
+    other = config.Optimizer(name=name, learning_rate=0.3, warmup=0.0, weight_decay=0.5, clip=0.5, encoder_rate=0.5)
+    update = state.optimizer(first, 10)
+    traced = jax.jit(lambda opt_state, rates: update.update(gradients, opt_state, params, rates=rates))
+    begin = jax.jit(update.init)(params)
+    for settings in (first, other):
+        own, rates = state.optimizer(settings, 10), state.Rates.of(settings)
+        expected, found = own.init(params), begin
+        for _ in range(2):  # The rate of the first step is that of a warm-up from 0.
+            wanted, expected = own.update(gradients, expected, params)
+            got, found = traced(found, rates)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got, wanted)
+        assert float(jnp.abs(got["semantic"]["kernel"]).min()) > 0
+    assert traced._cache_size() == 1
+
+
 def test_the_moving_average_follows_slowly_and_is_what_predicts():
     begin = {"params": {"w": jnp.zeros(())}, "batch_stats": {}}
     after = {"params": {"w": jnp.ones(())}, "batch_stats": {}}

@@ -16,6 +16,12 @@ DASHES = ("", "6 3", "2 3", "8 3 2 3")
 
 WIDTH, HEIGHT = 460, 300
 LEFT, RIGHT, TOP, BOTTOM = 56, 14, 34, 46
+DECADES = 20
+"""Factor between values from which an axis grows by factors."""
+
+APART = 26
+"""Least distance of two labels on an axis, pixels."""
+
 POINTS = 400
 """Most points of a drawn line."""
 
@@ -108,6 +114,62 @@ def lines(
             parts += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3" fill="{_attribute(color)}"/>' for a, b in places]
     legend, height = _legend(list(data), styles, frame.height)
     return _svg(title, WIDTH, height, [*parts, legend])
+
+
+def spread(
+    title: str,
+    x_label: str,
+    y_label: str,
+    series: Mapping[str, Sequence[Sequence[float]]],
+    values: Sequence[float] | Sequence[str],
+) -> str:
+    """Repeated measurements at a few values: each as a dot, the means joined by a line, one deviation to either side.
+
+    Args:
+      title: above the chart.
+      x_label: what varies.
+      y_label: what was measured, with its unit.
+      series: name to the measurements at each value; there may be none.
+      values: numbers, whose axis grows by factors where they differ by a factor of `DECADES`; or texts, side by side.
+
+    Returns:
+      The SVG element.
+    """
+    labels = [v if isinstance(v, str) else f"{v:g}" for v in values]
+    numbers = np.array([i if isinstance(v, str) else v for i, v in enumerate(values)], float)
+    log_x = not isinstance(values[0], str) and numbers.min() > 0 and bool(numbers.max() / numbers.min() >= DECADES)
+    reached = [_reach(some) for rows in series.values() for some in rows if len(some)]
+    frame = Frame(_range([numbers], log_x), _range(reached), log_x)
+    parts = [_axes(title, x_label, y_label, frame, numbers.tolist(), labels)]
+    for i, rows in enumerate(series.values()):
+        shift = 5.0 * (i - (len(series) - 1) / 2)
+        parts.append(_repeated(frame, frame.across(numbers) + shift, rows, PALETTE[i % len(PALETTE)]))
+    styles = [(PALETTE[i % len(PALETTE)], "") for i in range(len(series))]
+    legend, height = _legend(list(series), styles, frame.height)
+    named = len(series) > 1
+    return _svg(title, WIDTH, height if named else frame.height, [*parts, legend if named else ""])
+
+
+def _reach(values: Sequence[float]) -> np.ndarray:
+    """The values, and their mean with one deviation to either side."""
+    deviation = np.std(values, ddof=1) if len(values) > 1 else 0.0
+    return np.array([*values, np.mean(values) - deviation, np.mean(values) + deviation])
+
+
+def _repeated(frame: Frame, places: np.ndarray, rows: Sequence[Sequence[float]], color: str) -> str:
+    """Dots, means with their deviations, and the line that joins these."""
+    parts, means = [], []
+    for x, some in zip(places, rows, strict=True):
+        if not len(some):
+            continue
+        means.append((float(x), float(frame.up(np.mean(some)))))
+        low, high = frame.up(_reach(some)[-2:])
+        parts.append(f'<line x1="{x:.1f}" y1="{low:.1f}" x2="{x:.1f}" y2="{high:.1f}" stroke="{color}"/>')
+        dots = [f'<circle cx="{x:.1f}" cy="{float(frame.up(v)):.1f}" r="2.5" fill="{color}"/>' for v in some]
+        parts += [dot.replace("/>", ' opacity="0.45"/>') for dot in dots]
+        parts.append(f'<circle cx="{x:.1f}" cy="{means[-1][1]:.1f}" r="4" fill="{color}"/>')
+    parts.append(f'<polyline points="{_points(means)}" fill="none" stroke="{color}" stroke-width="2"/>')
+    return "".join(parts)
 
 
 def bars(
@@ -226,17 +288,22 @@ def _range(values: Sequence[np.ndarray], exact: bool = False) -> tuple[float, fl
     return (max(low - room, 0.0) if low >= 0 else low - room), high + room
 
 
-def _axes(title: str, x_label: str, y_label: str, frame: Frame, marks: Sequence[float]) -> str:
+def _axes(
+    title: str, x_label: str, y_label: str, frame: Frame, marks: Sequence[float], labels: Sequence[str] = ()
+) -> str:
     base, right = frame.height - BOTTOM, WIDTH - RIGHT
     parts = [_text(LEFT, 18, title, size=14, anchor="start", bold=True)]
     for value in ticks(*frame.y):
         y = float(frame.up(value))
         parts.append(f'<line x1="{LEFT}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}" stroke="var(--line)"/>')
         parts.append(_text(LEFT - 6, y + 4, f"{value:g}", size=11, anchor="end", dim=True))
-    for value in marks:
+    free = 0.0
+    for value, label in zip(marks, labels or [f"{value:g}" for value in marks], strict=True):
         x = float(frame.across(value))
         parts.append(f'<line x1="{x:.1f}" y1="{base}" x2="{x:.1f}" y2="{base + 4}" stroke="var(--dim)"/>')
-        parts.append(_text(x, base + 17, f"{value:g}", size=11, dim=True))
+        if x >= free:
+            parts.append(_text(x, base + 17, label, size=11, dim=True))
+            free = x + max(APART, 7 * len(label)) if labels else 0.0
     parts.append(f'<line x1="{LEFT}" y1="{base}" x2="{right}" y2="{base}" stroke="var(--dim)"/>')
     parts.append(_text((LEFT + right) / 2, base + 35, x_label, size=12))
     parts.append(_text(14, (TOP + base) / 2, y_label, size=12, turn=-90))

@@ -53,7 +53,8 @@ def job(settings: config.Classification, layout: Any, workdir: storage.Folder, r
         _require_same(workdir / IMAGES, len(source), resumed)
     network = model.module(settings, parallel.AXIS)
     task = classification.Recipe(network, model.optimizer(settings, network))
-    numbers = classification.numbers(settings.losses.smoothing, settings.optimizer.average)
+    rates = state.Rates.of(settings.optimizer)
+    numbers = classification.numbers(settings.losses.smoothing, settings.optimizer.average, rates)
     return loop.Job(
         task=task,
         numbers=numbers,

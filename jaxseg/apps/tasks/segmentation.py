@@ -47,10 +47,15 @@ def job(settings: config.Config, layout: Any, workdir: storage.Folder, resumed: 
     Raises:
       UserError: the data cannot be used, or changed since the run began.
     """
-    dataset = _opened(settings, layout)
+    network = model.network(settings, parallel.AXIS)
+    return job_of(settings, opened(settings, layout), workdir, resumed, network)
+
+
+def job_of(settings: config.Config, dataset: Any, workdir: storage.Folder, resumed: bool, network: Any) -> loop.Job:
+    """`job` on a data set that is open, with a network whose batch norm reduces over devices or not."""
     frequencies = _frequencies(workdir, dataset, resumed)
     return loop.Job(
-        task=recipe(settings, model.network(settings, parallel.AXIS)),
+        task=recipe(settings, network),
         numbers=numbers(settings, frequencies),
         batches=_batches(settings, dataset),
         images=len(dataset.records["train"]),
@@ -85,11 +90,17 @@ def numbers(settings: config.Config, frequencies: np.ndarray) -> Numbers:
         settings.superpixels.compactness,
         settings.model.clustering,
         settings.optimizer.average,
+        settings.targets.radius,
+        state.Rates.of(settings.optimizer),
     )
 
 
-def _opened(settings: config.Config, layout: Any) -> Any:
-    """The prepared data set, unless it lacks a split or its crops show more objects than targets hold."""
+def opened(settings: config.Config, layout: Any) -> Any:
+    """The prepared data set, unless it lacks a split or its crops show more objects than targets hold.
+
+    Raises:
+      UserError: it does, or cannot be prepared.
+    """
     from jaxseg.data import check, layouts, prepare
 
     layouts.refuse(check.without(layout.splits, layout.title), settings.data.accept)

@@ -16,6 +16,8 @@ def drawings(name="plain"):
     x = np.linspace(0, 1, 5)
     return [
         charts.lines(name, name, name, {name: (x, x)}, colors=[name], markers=True),
+        charts.spread(name, name, name, {name: [[1.0, 2.0], []], "b": [[3.0], [4.0]]}, [name, "c"]),
+        charts.spread(name, name, name, {name: [[], []]}, [0.1, 10.0]),
         charts.bars(name, name, [name, "b"], {name: [0.5, None]}, [3, 4]),
         charts.matrix(name, name, name, [name, "b"], [[0.9, 0.1], [np.nan, np.nan]]),
         charts.calibration(name, [0, 0.5, 1], [0.25, np.nan], [0.4, np.nan], [7, 0]),
@@ -44,6 +46,30 @@ def test_a_line_goes_through_its_points():
     points = [tuple(map(float, p.split(","))) for p in ET.fromstring(svg).find("polyline").get("points").split()]
     left, right, top, base = charts.LEFT, charts.WIDTH - charts.RIGHT, charts.TOP, charts.HEIGHT - charts.BOTTOM
     np.testing.assert_allclose(points, [(left, base), ((left + right) / 2, (top + base) / 2), (right, top)], atol=0.06)
+
+
+def test_measurements_of_a_value_are_spread_around_their_mean():
+    """Means of 1 and 3 with a deviation of sqrt(2), and of one alone none. The axis is even in decades."""
+    svg = charts.spread("t", "x", "y", {"a": [[0.0, 2.0], [3.0], []]}, [0.01, 0.1, 1.0])
+    root = ET.fromstring(svg)
+    (line,) = root.findall("polyline")
+    points = [tuple(map(float, p.split(","))) for p in line.get("points").split()]
+    assert len(points) == 2
+    dots = [c for c in root.iter("circle") if c.get("r") == "2.5"]
+    assert len(dots) == 3
+    upright = [e for e in root.findall("line") if e.get("x1") == e.get("x2")]
+    ticks = [float(e.get("x1")) for e in upright if e.get("stroke") != charts.PALETTE[0]]
+    assert ticks[1] - ticks[0] == pytest.approx(ticks[2] - ticks[1], abs=0.2)
+    first, alone = (e for e in upright if e.get("stroke") == charts.PALETTE[0])
+    per_unit = (points[0][1] - points[1][1]) / 2
+    assert float(first.get("y1")) - float(first.get("y2")) == pytest.approx(2 * 2**0.5 * per_unit, abs=0.3)
+    assert alone.get("y1") == alone.get("y2")
+
+
+def test_labels_that_would_overlap_are_left_out():
+    svg = charts.spread("t", "x", "y", {"a": [[1.0]] * 3}, [0.25, 0.98, 0.99])
+    assert "0.98" in texts(svg)
+    assert "0.99" not in texts(svg)
 
 
 def test_nan_breaks_a_line_and_long_lines_are_thinned():

@@ -1,0 +1,160 @@
+"""A sweep beside the same runs alone: whether they agree, and how long both take.
+
+python benchmarks/sweep.py --config FILE [--vary losses.alpha=0.25,0.9 ...] [--seeds 2] [--steps 60] [--together 0 4]
+    [--section.setting value ...]
+
+Runs `train.py` once for each combination of values and seeds, one after another, then `jaxseg sweep` for all of them,
+once for each number of --together (runs that a device computes at once; 0 leaves the choice to the program). Each side
+begins with an empty cache of compiled programs; the runs alone share one, as a user's do. Data is prepared before.
+
+"seconds" are those of the whole commands, compiling and checkpoints included; the sweep also measures its runs on the
+validation images: its ratio leaves the seconds of that out. "a step" is the time of an update of one run once all is
+compiled: by TensorBoard's clock, the median step from the eleventh on; of a sweep, divided by the runs that train side
+by side. Agreement is the largest relative difference of the first ten losses, over all runs. Prints a table on stderr,
+a line of JSON on stdout.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import turns
+
+ROOT = Path(__file__).parents[1]
+FIRST = 10
+"""Losses that are compared, and steps that are not timed."""
+
+Curve = dict[int, tuple[float, float]]
+"""Step to loss and seconds of the clock."""
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, default=ROOT / "configs" / "shapes.py")
+    parser.add_argument(
+        "--vary", action="append", default=[], help="as in jaxseg sweep (default: losses.alpha=0.25,0.9)"
+    )
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=60, help="updates of a run, at least 13")
+    parser.add_argument("--together", type=int, nargs="+", default=[0])
+    options, rest = parser.parse_known_args()
+    options.vary = options.vary or ["losses.alpha=0.25,0.9"]
+    if options.steps < FIRST + 3:
+        sys.exit("--steps must be at least 13.")
+    rest += ["--train.steps", str(options.steps), "--train.log-every", "1", "--train.picture-every", "0"]
+    rest += ["--train.save-every", str(options.steps)]
+    _command(["data", "prepare", "--config", str(options.config), *rest], {})
+    with tempfile.TemporaryDirectory() as scratch:
+        rows = _measured(options, rest, Path(scratch))
+    titles = ("", "seconds", "measuring, s", "a step, ms", "ratio, seconds", "ratio, a step", "agreement")
+    keys = ("seconds", "measuring", "step_ms", "ratio_seconds", "ratio_step", "agreement")
+    shown = [(row["name"], *(row.get(key) for key in keys[:-1]), _scientific(row.get("agreement"))) for row in rows]
+    turns.table(titles, shown)
+    about = {"config": options.config.stem, "vary": options.vary, "seeds": options.seeds, "steps": options.steps}
+    print(json.dumps({**turns.about(), **about, "settings": rest, "rows": rows}))
+
+
+def _scientific(value: float | None) -> str | None:
+    return None if value is None else f"{value:.0e}"
+
+
+def _measured(options: argparse.Namespace, rest: list[str], scratch: Path) -> list[dict[str, Any]]:
+    """A row for the runs alone, and one for each sweep."""
+    config = ["--config", str(options.config), *rest]
+    names = [word.split("=")[0] for word in options.vary]
+    values = list(itertools.product(*(word.split("=")[1].split(",") for word in options.vary)))
+    alone: dict[str, Curve] = {}
+    seconds, cache = 0.0, {"JAX_COMPILATION_CACHE_DIR": str(scratch / "cache")}
+    for texts, seed in itertools.product(values, range(options.seeds)):
+        words = [w for name, text in zip(names, texts, strict=True) for w in (f"--{name}", text)]
+        folder = scratch / f"alone{len(alone)}"
+        seconds += _command(["train", *config, "--workdir", str(folder), *words, "--seed", str(seed)], cache)
+        alone[f"{len(alone)}"] = _curve(folder)
+    steps = [_step(curve) for curve in alone.values()]
+    first = {"name": f"{len(alone)} runs alone", "seconds": seconds, "step_ms": 1000 * statistics.median(steps)}
+    rows: list[dict[str, Any]] = [first]
+    for together in options.together:
+        folder = scratch / f"sweep{together}"
+        vary = [w for word in options.vary for w in ("--vary", word)]
+        command = ["sweep", *config, *vary, "--seeds", str(options.seeds), "--together", str(together)]
+        cache = {"JAX_COMPILATION_CACHE_DIR": str(scratch / f"cache{together}")}
+        spent = _command([*command, "--workdir", str(folder)], cache)
+        rows.append(_row(folder, together, spent, list(alone.values()), first))
+    return rows
+
+
+def _row(folder: Path, together: int, spent: float, alone: list[Curve], first: dict[str, Any]) -> dict[str, Any]:
+    """What came of a sweep, beside the runs alone."""
+    found = json.loads((folder / "sweep.json").read_text())
+    curves = [_curve(folder / run["folder"]) for run in found["runs"]]
+    beside = _beside(curves)
+    step = statistics.median(_step(curve) / n for curve, n in zip(curves, beside, strict=True))
+    differences = [
+        abs(mine[i][0] - theirs[i][0]) / abs(theirs[i][0])
+        for mine, theirs in zip(curves, alone, strict=True)
+        for i in range(1, FIRST + 1)
+    ]
+    training, measuring = (sum(run[key] for run in found["runs"]) for key in ("seconds", "measuring"))
+    return {
+        "name": f"sweep, --together {together}" if together else "sweep",
+        "seconds": spent,
+        "training": training,
+        "measuring": measuring,
+        "step_ms": 1000 * step,
+        "ratio_seconds": first["seconds"] / (spent - measuring),
+        "ratio_step": first["step_ms"] / (1000 * step),
+        "agreement": max(differences),
+    }
+
+
+def _beside(curves: list[Curve]) -> list[int]:
+    """How many runs trained at the time at which each did."""
+    middles = [curve[len(curve) // 2][1] for curve in curves]
+    spans = [(curve[1][1], curve[len(curve)][1]) for curve in curves]
+    return [sum(low <= middle <= high for low, high in spans) for middle in middles]
+
+
+def _step(curve: Curve) -> float:
+    """Median seconds between steps."""
+    times = [curve[i][1] for i in range(FIRST, len(curve) + 1)]
+    return statistics.median(b - a for a, b in itertools.pairwise(times))
+
+
+def _command(words: list[str], environment: dict[str, str]) -> float:
+    """Runs a command of the project; seconds it took."""
+    print(f"jaxseg {' '.join(words)}", file=sys.stderr, flush=True)
+    command = [sys.executable, "-c", "from jaxseg import cli; cli.main()", *words]
+    begun = time.perf_counter()
+    run = subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
+    if run.returncode:
+        sys.exit(run.stderr)
+    return time.perf_counter() - begun
+
+
+def _curve(workdir: Path) -> Curve:
+    """The loss of each step, and when it was written."""
+    from tensorboardX.proto import event_pb2
+
+    found: Curve = {}
+    for file in sorted((workdir / "tensorboard").iterdir()):
+        content = file.read_bytes()
+        while content:
+            # Length of the event, its checksum, the event, its checksum.
+            size = int.from_bytes(content[:8], "little")
+            event, content = event_pb2.Event.FromString(content[12 : 12 + size]), content[16 + size :]
+            losses = [value.simple_value for value in event.summary.value if value.tag == "train/loss"]
+            found |= {event.step: (losses[0], event.wall_time)} if losses else {}
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Sweeps: runs that differ in a few settings and in their seeds, trained by one command."""
