@@ -8,7 +8,7 @@ import os
 import re
 import runpy
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -364,7 +364,7 @@ def read_segmentation(path: Path) -> config.Config:
 
 
 def override(settings: R, argv: Sequence[str]) -> R:
-    """Replaces settings by ``--section.setting value``.
+    """Replaces settings by ``--section.setting value``, those of a loss term by ``--losses.terms.NAME.setting value``.
 
     Raises:
       UserError: an unknown setting, or a value of another type or out of range.
@@ -378,9 +378,11 @@ def override(settings: R, argv: Sequence[str]) -> R:
         if word.startswith("--") and given_name not in names | {"help"} and given not in names:
             raise config.UserError(f"unknown setting {word.split('=')[0]}{_suggest(given, names, '--')}. See --help.")
     errors = io.StringIO()
+    places = {f"--{name}.": f"--{place}." for name, place in config.places(settings).items()}
     try:
         with contextlib.redirect_stderr(errors):
-            return tyro.cli(type(settings), default=settings, args=list(argv), prog="settings")
+            args = [_placed(word, places) for word in argv]
+            return tyro.cli(type(settings), default=settings, args=args, prog="settings")
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -388,6 +390,14 @@ def override(settings: R, argv: Sequence[str]) -> R:
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         body = [line for line in lines if not line.startswith(("For full helptext", "Parsing error", "usage"))]
         raise config.UserError(f"bad setting: {' '.join(body)} See --help.") from None
+
+
+def _placed(word: str, places: Mapping[str, str]) -> str:
+    """An option with a place instead of a name in it."""
+    for name, place in places.items():
+        if word.replace("-", "_").startswith(name.replace("-", "_")):
+            return place + word[len(name) :]
+    return word
 
 
 def _suggest(word: str, known: Any, prefix: str = "") -> str:

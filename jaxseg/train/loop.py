@@ -298,7 +298,11 @@ class _Display:
 
     def show(self, values: Mapping[str, float], step: int) -> None:
         hidden = ("gradient_norm", "vanished", "overflow", *(("skipped",) if not values.get("skipped") else ()))
-        terms = "  ".join(f"{name} {value:.3f}" for name, value in values.items() if name not in hidden)
+
+        def shown(name: str) -> bool:
+            return name not in hidden and "/" not in name
+
+        terms = "  ".join(f"{name} {value:.3f}" for name, value in values.items() if shown(name))
         self._progress.update(self._task, terms=terms)
         now = time.monotonic()
         if parallel.lead() and not self._console.is_terminal and (now >= self._next_line or step == self._steps):

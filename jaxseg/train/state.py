@@ -17,13 +17,17 @@ ENCODER = "encoder"
 """Name of the encoder in every network's parameters."""
 
 
+LOG_VARIANCE = "log_variance"
+"""Name of the tasks' uncertainties beside the network's parameters, where weights of losses are learnt."""
+
+
 @struct.dataclass
 class TrainState:
     """All that changes during training; what is saved and resumed.
 
     Attributes:
       step: updates done; also the position in the data.
-      params: trainable parameters, float32.
+      params: trainable parameters, float32: of the network, and of the loss where it has any.
       batch_stats: running statistics of batch normalisation, float32.
       opt_state: of the optimizer.
       average: moving average of params and batch_stats, as a dict of both; empty where none is kept.
@@ -42,7 +46,10 @@ class TrainState:
     @property
     def variables(self) -> dict[str, Any]:
         """What the network's `apply` takes to predict: the moving average, where one is kept."""
-        return self.average or {"params": self.params, "batch_stats": self.batch_stats}
+        kept = self.average or {"params": self.params, "batch_stats": self.batch_stats}
+        if LOG_VARIANCE not in kept["params"]:
+            return kept
+        return {**kept, "params": {name: p for name, p in kept["params"].items() if name != LOG_VARIANCE}}
 
 
 def schedule(settings: config.Optimizer, steps: int) -> optax.Schedule:
@@ -100,6 +107,7 @@ def create(
     seed: int,
     size: tuple[int, int],
     average: bool = False,
+    uncertain: tuple[str, ...] = (),
 ) -> TrainState:
     """A new state.
 
@@ -109,11 +117,14 @@ def create(
       seed: of the initial parameters.
       size: (height, width) of images, pixels; parameters do not depend on it.
       average: whether a moving average is kept.
+      uncertain: tasks whose uncertainty is learnt; each begins with a log-variance of 0.
     """
 
     def build(key: Array) -> TrainState:
         variables = network.init(key, jnp.zeros((1, *size, 3)), train=False)
         params, stats = variables["params"], variables.get("batch_stats", {})
+        if uncertain:
+            params = {**params, LOG_VARIANCE: dict.fromkeys(uncertain, jnp.zeros(()))}
         kept = {"params": params, "batch_stats": stats} if average else {}
         none = jnp.zeros((), jnp.int32)
         return TrainState(none, params, stats, update.init(params), kept, none, none)
