@@ -47,13 +47,8 @@ def _terms(settings: config.Config) -> Iterator[dict[str, report.Cell]]:
     ]
     for name, weight, function, task, arguments in rows:
         points = ", ".join(f"{multiplier:g} at {fraction:.0%}" for fraction, multiplier in schedules.get(name, ()))
-        row: dict[str, report.Cell] = {
-            "term": name,
-            "weight": f"{weight:g}",
-            "schedule": points,
-            "function": function,
-            "arguments": arguments,
-        }
+        row: dict[str, report.Cell] = {"term": name, "weight": f"{weight:g}", "schedule": points}
+        row |= {"function": function, "arguments": arguments}
         if losses.weighting == "uncertainty":
             row["task"] = task
         yield row
