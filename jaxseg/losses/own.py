@@ -94,11 +94,16 @@ def check(settings: config.Term, grid: tuple[int, int], classes: int, embedding:
     except Exception as error:  # a function of the user's may fail in any way
         raise config.UserError(f"{title} fails with {_said(error)} Mend it, or its arguments.") from error
     if not isinstance(found, Sum):
-        raise config.UserError(f"{title} returns {type(found).__name__}. Return a jaxseg.types.Sum(total, count).")
+        kind = f"an array of shape {found.shape}" if hasattr(found, "shape") else type(found).__name__
+        raise config.UserError(f"{title} returns {kind}. Return a jaxseg.types.Sum(total, count).")
     for part in ("total", "count"):
         shape = getattr(getattr(found, part), "shape", None)
         if shape != ():
             raise config.UserError(f"{title} returns a {part} of shape {shape}. Return one number of one image.")
+    if not jnp.issubdtype(found.total.dtype, jnp.floating):
+        raise config.UserError(
+            f"{title} returns a total of {found.total.dtype}, which has no gradient. Return a float."
+        )
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((2, *x.shape), x.dtype), (outputs, targets))
     try:
         jax.eval_shape(jax.grad(lambda o, t: total.evaluate({settings.name: term}, o, t)[settings.name].mean()), *batch)
