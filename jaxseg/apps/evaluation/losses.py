@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+import jax.numpy as jnp
+
 from jaxseg import config
 from jaxseg.apps.evaluation import report
 from jaxseg.losses import total
@@ -39,7 +41,8 @@ def _terms(settings: config.Config) -> Iterator[dict[str, report.Cell]]:
     losses, clustering = settings.losses, settings.model.clustering
     schedules = {schedule.name: schedule.points for schedule in losses.schedules}
     # Only where they are is read; the numbers are in the config.
-    paper = segmentation.loss_terms(total.Hyperparameters(*[0.0] * 5), clustering, losses.normalize)  # type: ignore[arg-type]
+    numbers = total.Hyperparameters(jnp.ones(1), 0.0, 0.0, 0.0, 0.0)
+    paper = segmentation.loss_terms(numbers, clustering, losses.normalize)
     rows = [(name, getattr(losses, name), _place(term), segmentation.TASKS[name], "") for name, term in paper.items()]
     rows += [
         (t.name, t.weight, t.function, t.task, ", ".join(f"{n} {v}" for n, v in (*t.constants, *t.static)))
