@@ -115,12 +115,11 @@ def test_a_run_with_terms_resumes_bit_for_bit(tiny, again, capsys):
     assert gradients.read(again) == gradients.read(tiny[1])
     said = capsys.readouterr().err
     assert "soft" in said
-    assert (
-        "/" not in next(line for line in said.splitlines() if line.startswith("step 4/4")).replace("images/s", "")[8:]
-    )
+    last = next(line for line in said.splitlines() if line.startswith("step 4/4"))
+    assert "/" not in last.removeprefix("step 4/4").replace("images/s", "")
 
 
-def test_another_source_is_refused_and_so_is_another_weight(tiny, again, monkeypatch):
+def test_another_source_is_refused_and_so_is_another_weight(tiny, again):
     file, source = tiny[0], tiny[0].parent / "mine.py"
     source.write_text(SOURCE.replace("scale *", "2 * scale *"))
     try:
@@ -188,6 +187,7 @@ def test_terms_that_cannot_be_trained_with_are_refused_before_anything_is_prepar
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_debug_mode_names_the_line_of_a_term(tmp_path):
     argv = ["--losses.terms.soft.constants", "--train.debug", "--train.gradients-every", "0"]
     said = Training(write(tmp_path, "fragile"), tmp_path / "run", *argv).end()
