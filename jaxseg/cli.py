@@ -371,14 +371,15 @@ def override(settings: R, argv: Sequence[str]) -> R:
     """
     import tyro
 
+    places = {f"--{name}.": f"--{place}." for name, place in config.places(settings).items()}
     names = {name.replace("_", "-") for name in config.flatten(settings)}
+    names |= {_placed(f"--{name}", places).removeprefix("--") for name in names}
     for word in argv:
         given = word.split("=")[0].removeprefix("--").replace("_", "-")
         given_name = re.sub(r"(^|\.)no-(?=[^.]*$)", r"\1", given)
         if word.startswith("--") and given_name not in names | {"help"} and given not in names:
             raise config.UserError(f"unknown setting {word.split('=')[0]}{_suggest(given, names, '--')}. See --help.")
     errors = io.StringIO()
-    places = {f"--{name}.": f"--{place}." for name, place in config.places(settings).items()}
     try:
         with contextlib.redirect_stderr(errors):
             args = [_placed(word, places) for word in argv]

@@ -52,6 +52,7 @@ def test_overrides_know_terms_by_name():
     assert losses.schedules[0].points == ((0.0, 1.0), (1.0, 0.0))
     assert losses.schedules[1] == WITH_TERMS.losses.schedules[1]
     assert (losses.alpha, losses.weighting) == (0.9, "uncertainty")
+    assert cli.override(WITH_TERMS, ["--losses.terms.1.weight", "7"]).losses.terms[1].weight == 7  # As --help has it.
     with pytest.raises(config.UserError, match=r"unknown setting --losses\.terms\.dise\.weight; did you mean"):
         cli.override(WITH_TERMS, ["--losses.terms.dise.weight", "1"])
     with pytest.raises(config.UserError, match=r"unknown setting --losses\.terms"):

@@ -14,7 +14,7 @@ from jaxseg.apps import export, model
 from jaxseg.apps.tasks import start
 from jaxseg.train import gradients
 from tests.apps.events import scalars
-from tests.train.runs import Training, assert_same, assert_stopped, state
+from tests.train.runs import assert_same, state
 
 SOURCE = """
 import jax.numpy as jnp
@@ -24,10 +24,6 @@ from jaxseg.types import Sum
 
 def soft(outputs, targets, scale):
     return Sum(scale * jnp.square(outputs.center).sum(), jnp.float32(outputs.center.size))
-
-
-def fragile(outputs, targets):
-    return Sum(jnp.log(-jnp.square(outputs.center).sum()), jnp.float32(1))
 
 
 def no_sum(outputs, targets):
@@ -59,11 +55,11 @@ config = Config(
 """
 
 
-def write(folder, function="soft"):
+def write(folder):
     """A config file, and beside it the file of its terms."""
     (folder / "mine.py").write_text(SOURCE)
     file = folder / "tiny.py"
-    file.write_text(CONFIG.format(cache=str(folder / "cache"), function=f"{folder / 'mine.py'}:{function}"))
+    file.write_text(CONFIG.format(cache=str(folder / "cache"), function=f"{folder / 'mine.py'}:soft"))
     return file
 
 
@@ -185,10 +181,3 @@ def test_terms_that_cannot_be_trained_with_are_refused_before_anything_is_prepar
     with pytest.raises(config.UserError, match=message):
         cli.train([*where, *argv])
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.slow
-def test_debug_mode_names_the_line_of_a_term(tmp_path):
-    argv = ["--losses.terms.soft.constants", "--train.debug", "--train.gradients-every", "0"]
-    said = Training(write(tmp_path, "fragile"), tmp_path / "run", *argv).end()
-    assert_stopped(*said, "step 1", "nan", "mine.py:12", "jnp.log")

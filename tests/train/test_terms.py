@@ -7,9 +7,10 @@ import optax
 import pytest
 
 from jaxseg import config
+from jaxseg.losses import own as owns
 from jaxseg.losses.own import Own
-from jaxseg.train import faults, gradients, parallel, segmentation, state, step
-from jaxseg.types import Sum
+from jaxseg.train import debug, faults, gradients, parallel, segmentation, state, step
+from jaxseg.types import Outputs, Sum
 from tests.train import test_step as small
 
 FREQUENCIES = np.array([0.7, 0.1, 0.1, 0.1], np.float32)
@@ -189,3 +190,15 @@ def test_a_term_of_ones_own_is_named_where_it_is_not_finite(update):
     after, scalars = update(begin(recipe()), small.batch(), spoilt)
     assert faults.culprit({name: float(value) for name, value in scalars.items()}) == "`far` is nan"
     assert int(after.skipped) == 1
+
+
+def fragile(outputs, targets):
+    return Sum(jnp.log(-jnp.square(outputs.center).sum()), jnp.float32(1))
+
+
+def test_debug_mode_names_the_line_of_a_term():
+    """What runs again one operation at a time is a step of this term alone, as that of a network takes a minute."""
+    own = owns.terms([Own("fragile", fragile)], {}, jnp.ones(4))
+    outputs = Outputs(*(jnp.ones((1, 2, 3, *more)) for more in ((4,), (2,), ())))
+    with pytest.raises(config.UserError, match=r"step 3: .*nan.* at .*test_terms\.py:\d+ \(.*jnp\.log"), debug.nans(3):
+        jax.jit(jax.vmap(lambda o: own["fragile"](o, None)))(outputs)
