@@ -18,7 +18,6 @@ from jaxseg.train.step import Numbers, Task, effective, scheduled
 FILE = "gradients.jsonl"
 """Where a run's folder keeps what was measured: a line a step."""
 
-
 Products = Mapping[str, Float[Array, "t t"]]
 """Of the gradients of every two terms, in the order of their names, on each part of the network."""
 
@@ -91,7 +90,8 @@ def row(step: int, products: Products, terms: Iterable[str]) -> dict[str, Any]:
     pairs = [(i, j) for i in range(len(names)) for j in range(i + 1, len(names))]
     cosines: dict[str, dict[str, float | None]] = {name: {} for name in names[:-1]}
     for i, j in pairs:
-        cosines[names[i]][names[j]] = _number(table[i, j] / both[i, j]) if both[i, j] > 0 else None
+        defined = 0 < both[i, j] < np.inf
+        cosines[names[i]][names[j]] = _number(table[i, j] / both[i, j]) if defined else None
     return {"step": step, "norms": norms, "cosines": cosines}
 
 

@@ -151,7 +151,7 @@ def numbers(
         schedule.name: _schedule(schedule, steps) for schedule in settings.schedules if schedule.name in weights
     }
     weights, constants = jax.tree.map(jnp.float32, (weights, Hyperparameters(hyper, compactness, own)))
-    return Numbers(weights, constants, jnp.float32(average), schedules)
+    return Numbers(weights, constants, jnp.float32(average), schedules=schedules)
 
 
 def _schedule(settings: config.Schedule, steps: int) -> tuple[Array, Array]:

@@ -167,6 +167,12 @@ def test_cosines_are_those_of_the_vectors():
     assert row["cosines"]["b"] == {"c": None}
     assert "cosine/a/c" not in gradients.scalars(row)
     assert gradients.scalars(row)["gradient/c/center"] == 2
+    spoilt = gradients.row(1, {"encoder": np.array([[np.inf, np.nan], [np.nan, np.nan]])}, ["a", "b"])
+    assert spoilt == {
+        "step": 1,
+        "norms": {"a": {"encoder": None}, "b": {"encoder": None}},
+        "cosines": {"a": {"b": None}},
+    }
 
 
 def test_what_was_measured_after_the_step_to_go_on_from_is_forgotten(tmp_path):

@@ -11,7 +11,8 @@ from jaxseg.train import storage
 FOLDER = "terms"
 """Where a run's folder keeps the source of each term."""
 
-PACKAGE = Path(__file__).parents[2]
+PACKAGE = Path(__file__).resolve().parents[2]
+"""Of this project: what is in it has a version, and is not copied."""
 
 
 def resolved(losses: config.Losses) -> config.Losses:
