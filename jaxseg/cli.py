@@ -8,7 +8,7 @@ import os
 import re
 import runpy
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -436,14 +436,16 @@ def read_segmentation(path: Path) -> config.Config:
 
 
 def override(settings: R, argv: Sequence[str]) -> R:
-    """Replaces settings by ``--section.setting value``.
+    """Replaces settings by ``--section.setting value``, those of a loss term by ``--losses.terms.NAME.setting value``.
 
     Raises:
       UserError: an unknown setting, or a value of another type or out of range.
     """
     import tyro
 
+    places = {f"--{name}.": f"--{place}." for name, place in config.places(settings).items()}
     names = {name.replace("_", "-") for name in config.flatten(settings)}
+    names |= {_placed(f"--{name}", places).removeprefix("--") for name in names}
     for word in argv:
         given = word.split("=")[0].removeprefix("--").replace("_", "-")
         given_name = re.sub(r"(^|\.)no-(?=[^.]*$)", r"\1", given)
@@ -452,7 +454,8 @@ def override(settings: R, argv: Sequence[str]) -> R:
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            return tyro.cli(type(settings), default=settings, args=list(argv), prog="settings")
+            args = [_placed(word, places) for word in argv]
+            return tyro.cli(type(settings), default=settings, args=args, prog="settings")
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -460,6 +463,14 @@ def override(settings: R, argv: Sequence[str]) -> R:
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         body = [line for line in lines if not line.startswith(("For full helptext", "Parsing error", "usage"))]
         raise config.UserError(f"bad setting: {' '.join(body)} See --help.") from None
+
+
+def _placed(word: str, places: Mapping[str, str]) -> str:
+    """An option with a place instead of a name in it."""
+    for name, place in places.items():
+        if word.replace("-", "_").startswith(name.replace("-", "_")):
+            return place + word[len(name) :]
+    return word
 
 
 def _suggest(word: str, known: Any, prefix: str = "") -> str:

@@ -42,6 +42,10 @@ def _range(value: float, name: str, low: float, high: float = math.inf) -> None:
     _check(low <= value <= high, f"`{name}` must be {wanted}: got {value:g}.")
 
 
+def _finite(value: float, name: str) -> None:
+    _check(0 <= value < math.inf, f"`{name}` must be at least 0 and finite: got {value:g}.")
+
+
 def _size(size: tuple[int, int], name: str) -> None:
     _check(min(size) >= 1, f"`{name}` is (height, width) in pixels, each at least 1: got {size[0]} x {size[1]}.")
 
@@ -429,9 +433,82 @@ class TargetSettings:
         _range(self.radius, "targets.radius", 0)
 
 
+TERMS = ("semantic", "attraction", "repulsion", "regularization", "center")
+"""The paper's loss terms, each of which has a weight in `Losses`."""
+
+TAKEN = frozenset(TERMS) | {"loss", "gradient_norm", "skipped", "in_a_row", "stop", "vanished", "overflow"}
+TAKEN |= {"learning_rate", "images_per_second"}
+"""What the log names already, so that no term may."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """A loss term beside the paper's five.
+
+    Attributes:
+      name: what it is logged under: letters, digits and underscores.
+      function: where it is: "package.module:function" or "path/to/file.py:function", both searched for from the current
+        folder; it takes `Outputs` and `Targets` of one image and returns a `Sum`.
+      weight: of its mean in the loss.
+      constants: names and numbers of further arguments; traced.
+      static: names and values of arguments that fix the program, such as a radius in elements or "positives".
+      task: which task's uncertainty it shares where weights are learnt; "none": its weight stays as it is.
+    """
+
+    name: str
+    function: str
+    weight: float = 1.0
+    constants: tuple[tuple[str, float], ...] = ()
+    static: tuple[tuple[str, int | str], ...] = ()
+    task: Literal["semantic", "embedding", "center", "none"] = "none"
+
+    def __post_init__(self) -> None:
+        title = f"losses.terms.{self.name}"
+        _check(
+            self.name.isidentifier(), f"Names in `losses.terms` are letters, digits and underscores: got {self.name!r}."
+        )
+        _check(self.name not in TAKEN, f"`losses.terms` must not name a term {self.name}: the log has that already.")
+        _check(
+            all(self.function.rpartition(":")),
+            f'`{title}.function` is "package.module:function" or "file.py:function": got {self.function!r}.',
+        )
+        _finite(self.weight, f"{title}.weight")
+        for name, value in self.constants:
+            _check(
+                isinstance(value, int | float) and math.isfinite(value),
+                f"`{title}.constants` are finite numbers: {name} is {value!r}. What is none goes into `static`.",
+            )
+        names = [name for name, _ in (*self.constants, *self.static)]
+        _check(len(set(names)) == len(names), f"`{title}` gives an argument twice. Give each once.")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a loss term's weight changes over a run.
+
+    Attributes:
+      name: of the term, the paper's or one of your own.
+      points: fraction of the run, in [0, 1], and what the weight is multiplied by there; linear between points,
+        constant before the first and after the last.
+    """
+
+    name: str
+    points: tuple[tuple[float, float], ...]
+
+    def __post_init__(self) -> None:
+        title = f"losses.schedules.{self.name}.points"
+        fractions = [fraction for fraction, _ in self.points]
+        ascending = all(0 <= f <= 1 for f in fractions) and sorted(set(fractions)) == fractions
+        _check(bool(fractions) and ascending, f"`{title}` are at ascending fractions of the run, in 0..1.")
+        for _, multiplier in self.points:
+            _finite(multiplier, title)
+
+
 @dataclass(frozen=True)
 class Losses:
-    """Weights and constants of the loss terms; all of them are traced numbers but ``normalize``.
+    """Weights and constants of the loss terms; all of them are traced numbers but ``normalize`` and ``weighting``.
+
+    A weight of 0 switches a term off.
 
     Attributes:
       semantic: weight of eq. 1.
@@ -447,6 +524,9 @@ class Losses:
       attraction_margin: delta_a of eq. 3.
       repulsion_margin: delta_r of eq. 4.
       normalize: eq. 5 is divided by the number of "positives" (RetinaNet) or of "elements".
+      terms: further terms, added to the five.
+      schedules: of weights that change over the run, at most one a term.
+      weighting: "fixed", or "uncertainty": each task's terms are also divided by an uncertainty that is learnt.
     """
 
     semantic: float = 1.0
@@ -461,6 +541,9 @@ class Losses:
     attraction_margin: float = 0.1
     repulsion_margin: float = 1.0
     normalize: Literal["positives", "elements"] = "positives"
+    terms: tuple[Term, ...] = ()
+    schedules: tuple[Schedule, ...] = ()
+    weighting: Literal["fixed", "uncertainty"] = "fixed"
 
     @classmethod
     def paper(cls) -> "Losses":
@@ -474,6 +557,12 @@ class Losses:
         _range(self.alpha, "losses.alpha", 0, 1)
         _range(self.attraction_margin, "losses.attraction_margin", 0)
         _range(self.repulsion_margin, "losses.repulsion_margin", 0)
+        known = [*TERMS, *(term.name for term in self.terms)]
+        _check(len(set(known)) == len(known), "`losses.terms` names a term twice. Give each its own name.")
+        scheduled = [schedule.name for schedule in self.schedules]
+        unknown = sorted(set(scheduled) - set(known))
+        _check(not unknown, f"`losses.schedules` names {', '.join(unknown)}: the terms are {', '.join(known)}.")
+        _check(len(set(scheduled)) == len(scheduled), "`losses.schedules` names a term twice. Give each one schedule.")
 
 
 @dataclass(frozen=True)
@@ -552,6 +641,8 @@ class Train:
       picture_every: steps between pictures of predictions; 0 for none.
       save_every: steps between checkpoints; the last step is always saved.
       keep: number of latest checkpoints kept.
+      gradients_every: steps between measurements of each loss term's gradient: its norm in each part of the network,
+        and the cosine between every two on the encoder; 0 for none.
       validate_every: steps between measurements on the validation images (panoptic quality; top-1 of a classifier);
         the best of the states measured is kept beside the latest. 0 for none.
       accumulate: parts that each device computes its examples in, one after another, to save memory; batch norm
@@ -567,6 +658,7 @@ class Train:
     picture_every: int = 500
     save_every: int = 500
     keep: int = 2
+    gradients_every: int = 0
     validate_every: int = 0
     accumulate: int = 1
     skip: int = 0
@@ -576,7 +668,7 @@ class Train:
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "log_every", "save_every", "keep", "accumulate"):
             _range(getattr(self, name), f"train.{name}", 1)
-        for name in ("picture_every", "validate_every", "skip"):
+        for name in ("picture_every", "gradients_every", "validate_every", "skip"):
             _range(getattr(self, name), f"train.{name}", 0)
         _check(
             self.batch % self.accumulate == 0,
@@ -721,12 +813,38 @@ FREE = frozenset({"data.root", "data.cache", "data.workers", "data.colors", "mod
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted name to value of every setting."""
+    """Dotted name to value of every setting; of what there may be several, each has its name in it."""
     flat: dict[str, Any] = {}
+    hints = get_type_hints(type(config))
     for f in dataclasses.fields(config):
         value, name = getattr(config, f.name), f"{prefix}{f.name}"
-        flat |= flatten(value, f"{name}.") if dataclasses.is_dataclass(value) else {name: value}
+        if dataclasses.is_dataclass(value):
+            flat |= flatten(value, f"{name}.")
+        elif _listed(hints[f.name]):
+            for item in value:
+                flat |= flatten(item, f"{name}.{item.name}.")
+        else:
+            flat[name] = value
     return flat
+
+
+def places(config: Any, prefix: str = "") -> dict[str, str]:
+    """Dotted name of everything that there may be several of, to the same with its place: losses.terms.0."""
+    found: dict[str, str] = {}
+    hints = get_type_hints(type(config))
+    for f in dataclasses.fields(config):
+        value, name = getattr(config, f.name), f"{prefix}{f.name}"
+        if dataclasses.is_dataclass(value):
+            found |= places(value, f"{name}.")
+        elif _listed(hints[f.name]):
+            found |= {f"{name}.{item.name}": f"{name}.{i}" for i, item in enumerate(value)}
+    return found
+
+
+def _listed(hint: Any) -> Any:
+    """The dataclass that a tuple holds any number of; None for other types."""
+    item = get_args(hint)[0] if get_origin(hint) is tuple else None
+    return item if dataclasses.is_dataclass(item) else None
 
 
 def differences(old: Run, new: Run) -> dict[str, tuple[Any, Any]]:
@@ -776,6 +894,8 @@ def _build(cls: type, values: dict[str, Any], prefix: str) -> Any:
 def _convert(hint: Any, value: Any, name: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return _build(hint, value, f"{name}.")  # type: ignore[arg-type]
+    if _listed(hint):
+        return tuple(_build(_listed(hint), item, f"{name}.") for item in value)
     if isinstance(value, list):
         return _tuple(value)
     if get_origin(hint) is Literal:

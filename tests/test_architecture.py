@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "jaxseg"
-BASE = {"types", "config"}
+BASE = {"types", "config", "lookup"}
 MIDDLE = {"nn", "losses", "targets", "metrics", "data"}
 UPPER = {"segment", "track", "train", "weights"}
 ALLOWED = {
     "types": set(),
     "config": set(),
+    "lookup": set(),
     "runtime": set(),
     "ops": BASE,
     **{room: BASE | {"ops"} for room in MIDDLE},
@@ -48,7 +49,7 @@ def test_imports_point_left(file):
     assert rooms - {room} <= ALLOWED[room]
 
 
-@pytest.mark.parametrize("file", ["config.py", "runtime.py"])
+@pytest.mark.parametrize("file", ["config.py", "lookup.py", "runtime.py"])
 def test_what_comes_first_imports_the_standard_library_only(file):
     import sys
 

@@ -13,6 +13,52 @@ def test_json_is_the_inverse():
     assert config.from_json(config.to_json(settings)) == settings
 
 
+WITH_TERMS = config.Config(
+    losses=config.Losses(
+        alpha=0.5,
+        terms=(
+            config.Term("dice", "jaxseg.losses.semantic:dice"),
+            config.Term("flat_one", "my/file.py:flat", 0.5, (("margin", 1), ("scale", 0.5)), (("n", 2), ("by", "all"))),
+        ),
+        schedules=(config.Schedule("repulsion", ((0.0, 0.0), (0.5, 1.0))), config.Schedule("flat_one", ((1.0, 2.0),))),
+        weighting="uncertainty",
+    )
+)
+
+
+def test_json_is_the_inverse_with_terms():
+    assert config.from_json(config.to_json(WITH_TERMS)) == WITH_TERMS
+    for old, new in (('"name": "dice"', '"title": "dice"'), ('"weight": 0.5', '"weight": -1'), ('"n"', '"margin"')):
+        with pytest.raises(config.UserError, match=r"config\.json is not a config of this version"):
+            config.from_json(config.to_json(WITH_TERMS).replace(old, new))
+
+
+def test_settings_of_terms_go_by_name():
+    flat = config.flatten(WITH_TERMS)
+    assert flat["losses.terms.flat_one.weight"] == 0.5
+    assert flat["losses.schedules.repulsion.points"] == ((0.0, 0.0), (0.5, 1.0))
+    assert config.differences(config.Config(), WITH_TERMS)["losses.terms.dice.weight"] == (None, 1.0)
+    assert config.changes_meaning("losses.terms.dice.weight")
+    assert not [name for name in config.flatten(config.Config()) if name.startswith("losses.terms")]
+
+
+def test_overrides_know_terms_by_name():
+    argv = ["--losses.alpha", "0.9", "--losses.terms.flat-one.weight", "0.25", "--losses.terms.flat_one.constants"]
+    argv += ["margin", "3", "--losses.schedules.repulsion.points", "0", "1", "1", "0", "--losses.terms.dice.weight=2"]
+    losses = cli.override(WITH_TERMS, argv).losses
+    assert [term.weight for term in losses.terms] == [2.0, 0.25]
+    assert losses.terms[1].constants == (("margin", 3.0),)
+    assert losses.terms[1].static == WITH_TERMS.losses.terms[1].static
+    assert losses.schedules[0].points == ((0.0, 1.0), (1.0, 0.0))
+    assert losses.schedules[1] == WITH_TERMS.losses.schedules[1]
+    assert (losses.alpha, losses.weighting) == (0.9, "uncertainty")
+    assert cli.override(WITH_TERMS, ["--losses.terms.1.weight", "7"]).losses.terms[1].weight == 7  # As --help has it.
+    with pytest.raises(config.UserError, match=r"unknown setting --losses\.terms\.dise\.weight; did you mean"):
+        cli.override(WITH_TERMS, ["--losses.terms.dise.weight", "1"])
+    with pytest.raises(config.UserError, match=r"unknown setting --losses\.terms"):
+        cli.override(config.Config(), ["--losses.terms", "dice"])
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
@@ -52,6 +98,58 @@ def test_json_is_the_inverse():
             lambda: config.Model(encoder="darknet53", encoder_blocks=(1, 1)),
             "`model.encoder_blocks` of darknet53 are 5 numbers, one a stage: got 2.",
         ),
+        (
+            lambda: config.Term("a-b", "m:f"),
+            "Names in `losses.terms` are letters, digits and underscores: got 'a-b'.",
+        ),
+        (
+            lambda: config.Term("center", "m:f"),
+            "`losses.terms` must not name a term center: the log has that already.",
+        ),
+        (
+            lambda: config.Term("a", "m.f"),
+            '`losses.terms.a.function` is "package.module:function" or "file.py:function": got \'m.f\'.',
+        ),
+        (
+            lambda: config.Term("a", "m:f", weight=float("inf")),
+            "`losses.terms.a.weight` must be at least 0 and finite: got inf.",
+        ),
+        (
+            lambda: config.Term("a", "m:f", constants=(("by", "all"),)),
+            "`losses.terms.a.constants` are finite numbers: by is 'all'. What is none goes into `static`.",
+        ),
+        (
+            lambda: config.Term("a", "m:f", constants=(("by", float("nan")),)),
+            "`losses.terms.a.constants` are finite numbers: by is nan. What is none goes into `static`.",
+        ),
+        (
+            lambda: config.Term("a", "m:f", constants=(("by", 1.0),), static=(("by", 1),)),
+            "`losses.terms.a` gives an argument twice. Give each once.",
+        ),
+        (
+            lambda: config.Losses(terms=(config.Term("a", "m:f"), config.Term("a", "m:g"))),
+            "`losses.terms` names a term twice. Give each its own name.",
+        ),
+        (
+            lambda: config.Losses(schedules=(config.Schedule("centre", ((0.0, 1.0),)),)),
+            "`losses.schedules` names centre: the terms are semantic, attraction, repulsion, regularization, center.",
+        ),
+        (
+            lambda: config.Losses(schedules=(config.Schedule("center", ((0.0, 1.0),)),) * 2),
+            "`losses.schedules` names a term twice. Give each one schedule.",
+        ),
+        *(
+            (
+                lambda points=points: config.Schedule("center", points),
+                "`losses.schedules.center.points` are at ascending fractions of the run, in 0..1.",
+            )
+            for points in ((), ((0.5, 1.0), (0.5, 0.0)), ((0.5, 1.0), (0.2, 0.0)), ((0.0, 1.0), (100.0, 0.0)))
+        ),
+        (
+            lambda: config.Schedule("center", ((0.0, -1.0),)),
+            "`losses.schedules.center.points` must be at least 0 and finite: got -1.",
+        ),
+        (lambda: config.Train(gradients_every=-1), "`train.gradients_every` must be at least 0: got -1."),
         (lambda: config.Config(seed=-1), "`seed` must be in 0..4.29497e+09: got -1."),
         (
             lambda: config.Config(

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from jaxseg import config, segment, targets, visualize
 from jaxseg.apps import files, model
-from jaxseg.apps.evaluation import breakdown, oracle, report, scores
+from jaxseg.apps.evaluation import breakdown, losses, oracle, report, scores
 from jaxseg.apps.evaluation import sweep as sweeping
 from jaxseg.apps.evaluation.submission import Submission
 from jaxseg.data import Example, Label
@@ -162,7 +162,7 @@ def evaluate(
         official.close()
     examples = list(evaluation.worst.rows())
     _overlays(output / "overlays", examples)
-    _report(output / "report.html", evaluation, metrics, examples)
+    _report(output / "report.html", evaluation, metrics, examples, losses.section(settings, workdir))
     _show(metrics, settings)
     return metrics
 
@@ -255,7 +255,11 @@ def _overlays(folder: storage.Folder, examples: list[report.Example]) -> None:
 
 
 def _report(
-    path: storage.Folder, evaluation: Evaluation, metrics: Mapping[str, Any], examples: list[report.Example]
+    path: storage.Folder,
+    evaluation: Evaluation,
+    metrics: Mapping[str, Any],
+    examples: list[report.Example],
+    trained_with: report.Section,
 ) -> None:
     settings, result = evaluation.trained.settings, evaluation.sums["result"]
     colors = visualize.class_colors(evaluation.trained.classes)
@@ -279,6 +283,7 @@ def _report(
             breakdown.curves(result, css),
             breakdown.confusion(result),
             evaluation.details.section(metrics, result),
+            trained_with,
         ],
         notes=notes,
         examples=examples,

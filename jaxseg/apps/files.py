@@ -77,12 +77,7 @@ def write_bytes(path: storage.Folder, content: bytes) -> None:
     """
     require_file(path)
     with writing(path):
-        if isinstance(path, Path):
-            partial = path.with_name(f".{path.name}.partial")
-            partial.write_bytes(content)
-            partial.replace(path)
-        else:
-            path.write_bytes(content)  # A store shows no file before all of it is there.
+        storage.write_whole(path, content)
 
 
 def write_text(path: storage.Folder, text: str) -> None:

@@ -17,8 +17,8 @@ from jaxseg import config, results, runtime, segment
 from jaxseg.apps import stream
 from jaxseg.nn import classifier
 from jaxseg.nn import network as networks
+from jaxseg.train import segmentation, storage
 from jaxseg.train import state as states
-from jaxseg.train import storage
 from jaxseg.train.checkpoint import Checkpoints
 from jaxseg.types import Capacity, ClassList, Thresholds
 
@@ -266,7 +266,9 @@ def begin(network: Any, settings: config.Run, update: optax.GradientTransformati
       update: its optimizer, where that was made before.
     """
     update, average = update or optimizer(settings, network), settings.optimizer.average > 0
-    return states.create(network, update, settings.seed, settings.data.crop, average)
+    learnt = isinstance(settings, config.Config) and settings.losses.weighting == "uncertainty"
+    uncertain = tuple(sorted(set(segmentation.TASKS.values()))) if learnt else ()
+    return states.create(network, update, settings.seed, settings.data.crop, average, uncertain)
 
 
 def restored(

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from jaxseg import config
 from jaxseg.apps import files, model
-from jaxseg.apps.tasks import classification, segmentation, start
+from jaxseg.apps.tasks import classification, segmentation, start, terms
 from jaxseg.train import loop, parallel, state, storage
 from jaxseg.train.checkpoint import FOLDER, Checkpoints
 
@@ -32,14 +32,17 @@ def train(settings: config.Run, workdir: storage.Folder) -> state.TrainState:
     """
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     require_encoder(settings)
+    _require_terms(settings)
     parallel.devices_for(settings.train.batch, settings.train.accumulate)
     before = _shared(workdir)
     with parallel.lead_first():
         settings, layout = resolved(settings, before)
+        _require_terms(settings)
         if before is not None:
             compare(before, settings, workdir, console)
         planned = job(settings, layout, workdir, before is not None)
         if parallel.lead():
+            _keep_terms(settings, workdir)
             files.write_text(workdir / model.CONFIG, config.to_json(settings))
     begin, told = _begin(planned.task.network, settings, workdir, before is not None)
     if parallel.lead():
@@ -61,6 +64,18 @@ def require_encoder(settings: config.Run) -> None:
     model.optimizer(settings, model.module(settings))
 
 
+def _require_terms(settings: config.Run) -> None:
+    """Loss terms that cannot be trained with are reported before any data is read."""
+    if isinstance(settings, config.Config):
+        terms.require(settings)
+
+
+def _keep_terms(settings: config.Run, workdir: storage.Folder) -> None:
+    """The source of the loss terms that are the user's own."""
+    if isinstance(settings, config.Config):
+        terms.keep(settings.losses, workdir)
+
+
 def resolved(settings: config.Run, before: config.Run | None = None) -> tuple[config.Run, Any]:
     """Settings with everything that data and weights decide filled in, and the data's listing.
 
@@ -75,7 +90,8 @@ def resolved(settings: config.Run, before: config.Run | None = None) -> tuple[co
     if isinstance(settings, config.Config):
         assert isinstance(weights, config.Model)
         data, layout = segmentation.resolve(settings.data)
-        settings = dataclasses.replace(settings, data=absolute(data), model=weights)
+        losses = terms.resolved(settings.losses)
+        settings = dataclasses.replace(settings, data=absolute(data), model=weights, losses=losses)
         return settings, layout
     pictures, listing = classification.resolve(settings.data)
     return dataclasses.replace(settings, data=absolute(pictures), model=weights), listing
@@ -178,3 +194,5 @@ def compare(before: config.Run, settings: config.Run, workdir: storage.Folder, c
             f"{workdir} holds another run: {', '.join(refused)} differ. "
             "Give those settings again, or another --workdir."
         )
+    if isinstance(settings, config.Config):
+        terms.compare(settings.losses, workdir)

@@ -1,6 +1,6 @@
 """The weighted sum of named terms. A term is any function of (outputs, targets) of one image that returns a `Sum`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import jax
@@ -118,3 +118,37 @@ def combine(
     means = {name: value.mean() for name, value in sums.items()}
     total = jnp.sum(jnp.array([weights[name] * mean for name, mean in means.items()]))
     return total, means
+
+
+def uncertain(
+    log_variances: Mapping[str, Scalar],
+    means: Mapping[str, Scalar],
+    weights: Mapping[str, Scalar],
+    tasks: Sequence[tuple[str, str]],
+) -> Float[Array, ""]:
+    r"""The loss of several tasks whose uncertainties are learnt with it.
+
+    .. math:: \sum_t \left( e^{-s_t} L_t + s_t \right) + \sum_j w_j l_j, \quad L_t = \sum_{i \in t} w_i l_i
+
+    with s the logarithm of each task's variance, and terms j of no task. Both equations of the paper, for regression
+    (half of this) and for classification (with s / 2), come to tasks that weigh 1 / (2 L) once s has settled; this one
+    comes to 1 / L for each. A task whose loss is not above 0 (it is switched off, or the batch says nothing about it)
+    leaves its s as it is.
+
+    Args:
+      log_variances: s of each task.
+      means: each term's mean.
+      weights: of each term; other names among the means are not read.
+      tasks: term and task, of terms that have one.
+
+    References:
+      Kendall, Gal and Cipolla, CVPR 2018, eq. 7 and 10, and section 3.2 for the logarithm.
+    """
+    whose = dict(tasks)
+    value = jnp.sum(jnp.array([w * means[name] for name, w in weights.items() if name not in whose]))
+    for task, s in log_variances.items():
+        own = [w * means[name] for name, w in weights.items() if whose.get(name) == task]
+        loss = jnp.sum(jnp.array(own))
+        learnt = jnp.where(loss > 0, s, jax.lax.stop_gradient(s))
+        value += jnp.exp(-learnt) * loss + learnt
+    return value

@@ -1,10 +1,7 @@
 """The network: one encoder and three decoders on the grid of superpixels."""
 
-import importlib
 import math
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -13,7 +10,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
-from jaxseg import config
+from jaxseg import config, lookup
 from jaxseg.nn.darknet53 import Darknet53
 from jaxseg.nn.decoder import WIDTHS, Decoder
 from jaxseg.nn.layers import Norm
@@ -47,16 +44,13 @@ def encoder(name: str, **fields: object) -> nn.Module:
 
 def _imported(path: str) -> type[nn.Module]:
     """The class that an import path names."""
-    module, colon, kind = path.partition(":")
-    if not colon:
+    if ":" not in path:
         names = ", ".join(ENCODERS)
         raise ValueError(f'`encoder` must be one of {names}, or an import path "package.module:Class": got {path!r}.')
-    if str(Path.cwd()) not in sys.path:  # a console script does not look there, a Python script beside it does
-        sys.path.append(str(Path.cwd()))
     try:
-        found = getattr(importlib.import_module(module), kind)
-    except Exception as error:  # a module of the user's may fail in any way
-        raise ValueError(f"`encoder` {path!r} cannot be imported: {type(error).__name__}: {error}.") from error
+        found = lookup.find(path).value
+    except ValueError as error:
+        raise ValueError(f"`encoder` {error}.") from error
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise ValueError(f"`encoder` must be a class of flax.linen modules: got {path!r}, which is {found!r}.")
     return found

@@ -18,11 +18,13 @@ class Recipe(NamedTuple):
     Attributes:
       network: maps images (b, H, W, 3) to logits (b, c).
       update: the optimizer.
+      uncertain: none: there is one loss.
       axis_name: devices to reduce over; None for a lone device.
     """
 
     network: nn.Module
     update: optax.GradientTransformation
+    uncertain: tuple[tuple[str, str], ...] = ()
     axis_name: str | None = None
 
     def on(self, axis_name: str) -> "Recipe":

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxseg import config
-from jaxseg.train import debug, faults, parallel, storage
+from jaxseg.train import debug, faults, gradients, parallel, storage
 from jaxseg.train.checkpoint import Checkpoints
 from jaxseg.train.interrupt import Interrupt, name
 from jaxseg.train.state import TrainState
@@ -91,6 +91,7 @@ def run(
     else:
         devices = parallel.devices_for(settings.batch, settings.accumulate)
         update = parallel.train_step(job.task, devices, settings.accumulate)
+    measure = parallel.measure_gradients(job.task, devices, settings.accumulate)
     numbers = job.numbers._replace(limit=settings.skip)
     replicated, pending = parallel.replicate(state, devices), deque[_Update]()
     watch = _Watch(settings, job, workdir)
@@ -101,6 +102,10 @@ def run(
     ):
         for i, batch in zip(range(start, settings.steps), job.batches(start), strict=False):
             done = i + 1
+            if settings.gradients_every and done % settings.gradients_every == 0:
+                with parallel.together(record.saved):
+                    products = measure(replicated, parallel.shard(batch, devices), numbers)
+                    record.gradients(done, parallel.unreplicate(products))
             with parallel.together(record.saved), debug.nans(done) if settings.debug else contextlib.nullcontext():
                 signalled = interrupt.signal is not None
                 replicated, scalars = update(replicated, parallel.shard(batch, devices), numbers, signalled)
@@ -215,6 +220,7 @@ class Record:
             storage.EventFiles.register()
             self._writer = SummaryWriter(str(self._workdir / "tensorboard"), purge_step=self._start or None)
             self._stack.callback(self._writer.close)
+            self._gradients = gradients.Record(self._workdir, self._start) if self._settings.gradients_every else None
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -261,6 +267,14 @@ class Record:
         if self._job.pictures and draws and not stop:
             for title, picture in self._job.pictures(state()).items():
                 self._writer.add_image(title, picture, done, dataformats="HWC")
+
+    def gradients(self, done: int, products: gradients.Products) -> None:
+        """Writes what was measured of an update's gradients."""
+        if self._checkpoints is not None and self._gradients is not None:
+            row = gradients.row(done, products, self._job.numbers.weights)
+            self._gradients.add(row)
+            for title, value in gradients.scalars(row).items():
+                self._writer.add_scalar(title, value, done)
 
     def _validated(self, state: TrainState, done: int) -> Mapping[str, float]:
         """How good a state is, measured by all processes."""
@@ -321,7 +335,11 @@ class Display:
     def show(self, values: Mapping[str, float], step: int) -> None:
         """Shows the scalars of a step, on the bar or, now and then, as a line."""
         hidden = ("gradient_norm", "vanished", "overflow", *(("skipped",) if not values.get("skipped") else ()))
-        terms = "  ".join(f"{name} {value:.3f}" for name, value in values.items() if name not in hidden)
+
+        def shown(name: str) -> bool:
+            return name not in hidden and "/" not in name
+
+        terms = "  ".join(f"{name} {value:.3f}" for name, value in values.items() if shown(name))
         self._progress.update(self._task, terms=terms)
         now = time.monotonic()
         if parallel.lead() and not self._console.is_terminal and (now >= self._next_line or step == self._steps):

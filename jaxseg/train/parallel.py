@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxseg import config
+from jaxseg.train import gradients
 from jaxseg.train.step import Numbers, Task, step
 
 AXIS = "devices"
@@ -269,9 +270,27 @@ def train_step(task: Task, devices: list[jax.Device], accumulate: int = 1) -> Ca
         after, scalars = step(state, batch, numbers, mapped, accumulate)
         return after, scalars | {"stop": jax.lax.psum(stop, AXIS)}
 
-    given = None if alone() and len(devices) == len(jax.devices()) else devices
-    update = jax.pmap(per_device, axis_name=AXIS, in_axes=(0, 0, None, 0), donate_argnums=(0,), devices=given)
+    update = jax.pmap(per_device, axis_name=AXIS, in_axes=(0, 0, None, 0), donate_argnums=(0,), devices=_given(devices))
     return lambda state, batch, numbers, stop=False: update(state, batch, numbers, np.full(here, stop, np.int32))
+
+
+def measure_gradients(task: Task, devices: list[jax.Device], accumulate: int = 1) -> Callable:
+    """`gradients.measure` mapped over devices, a program of its own; arguments are those of `train_step`.
+
+    Returns:
+      (replicated state, sharded batch, numbers) -> products, the same of each device.
+    """
+    mapped = task.on(AXIS)
+
+    def per_device(state: Any, batch: Any, numbers: Numbers) -> Any:
+        return gradients.measure(state, batch, numbers, mapped, accumulate)
+
+    return jax.pmap(per_device, axis_name=AXIS, in_axes=(0, 0, None), devices=_given(devices))
+
+
+def _given(devices: list[jax.Device]) -> list[jax.Device] | None:
+    """Devices as `jax.pmap` is told them: None for all that there are."""
+    return None if alone() and len(devices) == len(jax.devices()) else devices
 
 
 class Variants:

@@ -1,5 +1,7 @@
 """What a segmentation network learns: superpixels and targets of a batch, and the loss terms on them."""
 
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -10,25 +12,39 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxseg import config, targets
+from jaxseg.losses import own as owns
 from jaxseg.losses import semantic, total
 from jaxseg.ops import superpixels
 from jaxseg.train.state import Rates
 from jaxseg.train.step import Evaluated, Numbers
 from jaxseg.types import Batch, Targets
 
+TASKS = MappingProxyType(
+    {
+        "semantic": "semantic",
+        "attraction": "embedding",
+        "repulsion": "embedding",
+        "regularization": "embedding",
+        "center": "center",
+    }
+)
+"""Which task the paper's terms are of."""
+
 
 class Hyperparameters(NamedTuple):
     """Traced constants.
 
     Attributes:
-      losses: of the loss terms.
+      losses: of the paper's loss terms.
       compactness: of the superpixels.
       radius: of the centers that the center head is asked for, see `targets.make`.
+      own: of other terms, by the names of term and argument.
     """
 
     losses: total.Hyperparameters
     compactness: Float[Array, ""] | float
     radius: Float[Array, ""] | float
+    own: Mapping[str, Mapping[str, Float[Array, ""] | float]] = {}
 
 
 class Recipe(NamedTuple):
@@ -41,6 +57,8 @@ class Recipe(NamedTuple):
       targets: what the heads are asked for; the radius is traced instead, see `Hyperparameters`.
       normalize: divisor of the center loss.
       clustering: "centers", or "all_to_all" for the baseline, which has neither center loss nor superpixels.
+      own: loss terms beside the paper's.
+      uncertain: term and task, where the tasks' uncertainties are learnt; see `uncertain`.
       axis_name: devices to reduce over; None for a lone device.
     """
 
@@ -50,6 +68,8 @@ class Recipe(NamedTuple):
     targets: config.TargetSettings
     normalize: str = "positives"
     clustering: str = "centers"
+    own: tuple[owns.Own, ...] = ()
+    uncertain: tuple[tuple[str, str], ...] = ()
     axis_name: str | None = None
 
     def on(self, axis_name: str) -> "Recipe":
@@ -64,7 +84,9 @@ class Recipe(NamedTuple):
         """Loss terms; measured are the instances that "vanished" on the grid or did not fit ("overflow")."""
         variables = {"params": params, "batch_stats": batch_stats}
         outputs, changed = self.network.apply(variables, batch.image, train=True, mutable=["batch_stats"])
-        terms = loss_terms(numbers.hyper.losses, self.clustering, self.normalize)
+        hyper = numbers.hyper
+        terms = loss_terms(hyper.losses, self.clustering, self.normalize)
+        terms |= owns.terms(self.own, hyper.own, hyper.losses.class_weights)
         counted = {"vanished": truth.vanished.sum(), "overflow": truth.overflow.sum()}
         with jax.named_scope("losses"):
             sums = total.evaluate(terms, outputs, truth)
@@ -91,8 +113,13 @@ def make_targets(
 def loss_terms(
     hyper: total.Hyperparameters, clustering: str = "centers", normalize: str = "positives"
 ) -> dict[str, total.Term]:
-    """The loss terms that a run is trained with, by name; arguments are those of `Recipe`."""
+    """The paper's loss terms that a run is trained with, by name; arguments are those of `Recipe`."""
     return total.baseline_terms(hyper) if clustering == "all_to_all" else total.paper_terms(hyper, normalize)
+
+
+def uncertain(own: Sequence[owns.Own] = ()) -> tuple[tuple[str, str], ...]:
+    """Term and task of the paper's terms, and of others that name a task."""
+    return (*TASKS.items(), *((term.name, term.task) for term in own if term.task != "none"))
 
 
 def numbers(
@@ -101,6 +128,7 @@ def numbers(
     compactness: float,
     clustering: str = "centers",
     average: float = 0.0,
+    steps: int = 1,
     radius: float = config.TargetSettings.radius,
     rates: Rates | None = None,
 ) -> Numbers:
@@ -112,6 +140,7 @@ def numbers(
       compactness: of the superpixels.
       clustering: which loss terms there are; see `Recipe`.
       average: decay of the moving average.
+      steps: of the whole run, of which schedules name fractions.
       radius: of the centers that the center head is asked for.
       rates: of the optimizer; None for those that it was made with.
     """
@@ -123,6 +152,17 @@ def numbers(
         attraction_margin=settings.attraction_margin,
         repulsion_margin=settings.repulsion_margin,
     )
-    weights = {name: jnp.float32(getattr(settings, name)) for name in loss_terms(hyper, clustering)}
-    constants = jax.tree.map(jnp.float32, Hyperparameters(hyper, compactness, radius))
-    return Numbers(weights, constants, jnp.float32(average), rates)
+    weights = {name: getattr(settings, name) for name in loss_terms(hyper, clustering)}
+    weights |= {term.name: term.weight for term in settings.terms}
+    own = {term.name: dict(term.constants) for term in settings.terms}
+    schedules = {
+        schedule.name: _schedule(schedule, steps) for schedule in settings.schedules if schedule.name in weights
+    }
+    weights, constants = jax.tree.map(jnp.float32, (weights, Hyperparameters(hyper, compactness, radius, own)))
+    return Numbers(weights, constants, jnp.float32(average), rates, schedules)
+
+
+def _schedule(settings: config.Schedule, steps: int) -> tuple[Array, Array]:
+    """Steps, and what the weight is multiplied by there."""
+    fractions, multipliers = jnp.asarray(settings.points, jnp.float32).T
+    return fractions * steps, multipliers

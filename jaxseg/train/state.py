@@ -18,13 +18,17 @@ ENCODER = "encoder"
 """Name of the encoder in every network's parameters."""
 
 
+LOG_VARIANCE = "log_variance"
+"""Name of the tasks' uncertainties beside the network's parameters, where weights of losses are learnt."""
+
+
 @struct.dataclass
 class TrainState:
     """All that changes during training; what is saved and resumed.
 
     Attributes:
       step: updates done; also the position in the data.
-      params: trainable parameters, float32.
+      params: trainable parameters, float32: of the network, and of the loss where it has any.
       batch_stats: running statistics of batch normalisation, float32.
       opt_state: of the optimizer.
       average: moving average of params and batch_stats, as a dict of both; empty where none is kept.
@@ -43,7 +47,10 @@ class TrainState:
     @property
     def variables(self) -> dict[str, Any]:
         """What the network's `apply` takes to predict: the moving average, where one is kept."""
-        return self.average or {"params": self.params, "batch_stats": self.batch_stats}
+        kept = self.average or {"params": self.params, "batch_stats": self.batch_stats}
+        if LOG_VARIANCE not in kept["params"]:
+            return kept
+        return {**kept, "params": {name: p for name, p in kept["params"].items() if name != LOG_VARIANCE}}
 
 
 class Rates(NamedTuple):
@@ -145,6 +152,7 @@ def create(
     seed: int,
     size: tuple[int, int],
     average: bool = False,
+    uncertain: tuple[str, ...] = (),
 ) -> TrainState:
     """A new state.
 
@@ -154,17 +162,25 @@ def create(
       seed: of the initial parameters.
       size: (height, width) of images, pixels; parameters do not depend on it.
       average: whether a moving average is kept.
+      uncertain: tasks whose uncertainty is learnt; each begins with a log-variance of 0.
     """
-    return _created(jax.random.key(seed), network, update, size, average)
+    return _created(jax.random.key(seed), network, update, size, average, uncertain)
 
 
-@partial(jax.jit, static_argnums=(1, 2, 3, 4))
+@partial(jax.jit, static_argnums=(1, 2, 3, 4, 5))
 def _created(
-    key: Array, network: nn.Module, update: optax.GradientTransformation, size: tuple[int, int], average: bool
+    key: Array,
+    network: nn.Module,
+    update: optax.GradientTransformation,
+    size: tuple[int, int],
+    average: bool,
+    uncertain: tuple[str, ...],
 ) -> TrainState:
     """`create`, compiled once for all seeds."""
     variables = network.init(key, jnp.zeros((1, *size, 3)), train=False)
     params, stats = variables["params"], variables.get("batch_stats", {})
+    if uncertain:
+        params = {**params, LOG_VARIANCE: dict.fromkeys(uncertain, jnp.zeros(()))}
     kept = {"params": params, "batch_stats": stats} if average else {}
     none = jnp.zeros((), jnp.int32)
     return TrainState(none, params, stats, update.init(params), kept, none, none)

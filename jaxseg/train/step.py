@@ -38,6 +38,7 @@ class Numbers(NamedTuple):
       hyper: constants of the task.
       average: decay of the moving average, for states that keep one.
       rates: of the optimizer; None for those that it was made with.
+      schedules: of terms whose weight changes: steps, ascending, and what the weight is multiplied by there.
       limit: updates in a row without a finite loss and gradient that may be skipped before all stops.
     """
 
@@ -45,6 +46,7 @@ class Numbers(NamedTuple):
     hyper: Any
     average: Float[Array, ""] | float = 0.0
     rates: Rates | None = None
+    schedules: Mapping[str, tuple[Float[Array, " n"], Float[Array, " n"]]] = {}
     limit: Int[Array, ""] | int = 0
 
 
@@ -62,6 +64,10 @@ class Task(Protocol):
     @property
     def axis_name(self) -> str | None:
         """Devices to reduce over; None for a lone device."""
+
+    @property
+    def uncertain(self) -> tuple[tuple[str, str], ...]:
+        """Terms that are divided by a learnt uncertainty, and whose; none where all weights are given."""
 
     def on(self, axis_name: str) -> "Task":
         """The same, reducing over the devices of a mapped axis."""
@@ -91,16 +97,30 @@ def step(
         number. Batch norm normalizes each part by itself (over all devices) and moves its statistics after each.
 
     Returns:
-      The new state, and global scalars: "loss", each term by its name, "gradient_norm", "skipped" and "in_a_row" of
-      the new state, and what the task measures.
+      The new state, and global scalars: "loss", each term by its name and without its weight, "gradient_norm",
+      "skipped" and "in_a_row" of the new state, what the task measures, "weight/TERM" of terms with a schedule, and
+      "log_variance/TASK" of uncertainties.
     """
+    given = scheduled(numbers, state.step)
+    weights = effective(state, given, task)
     if accumulate == 1:
         with jax.named_scope("targets"):
             truth = task.prepare(batch, numbers)
-        gradients, (scalars, stats, measured) = _gradient(state, state.batch_stats, batch, truth, numbers, task)
+        gradients, (scalars, stats, measured) = _gradient(
+            state, state.batch_stats, batch, truth, numbers._replace(weights=weights), task
+        )
     else:
-        gradients, (scalars, stats, measured) = _accumulated(state, batch, numbers, task, accumulate)
+        gradients, (scalars, stats, measured) = _accumulated(
+            state, batch, numbers._replace(weights=weights), task, accumulate
+        )
     gradients, scalars, measured = _psum((gradients, scalars, measured), task.axis_name)
+    if task.uncertain:
+        # Of means over all devices and parts, so that each uncertainty is added once.
+        known = state.params[states.LOG_VARIANCE]
+        value, moved = jax.value_and_grad(total.uncertain)(known, scalars, given, task.uncertain)
+        gradients, scalars = gradients | {states.LOG_VARIANCE: moved}, scalars | {"loss": value}
+        scalars |= {f"{states.LOG_VARIANCE}/{name}": s for name, s in known.items()}
+    scalars |= {f"weight/{name}": given[name] for name in numbers.schedules}
     scalars |= {name: _logged(value) for name, value in measured.items()}
     with jax.named_scope("optimizer"):
         scalars |= {"gradient_norm": optax.tree.norm(gradients)}
@@ -114,6 +134,23 @@ def step(
         finite = jnp.isfinite(scalars["loss"]) & jnp.isfinite(scalars["gradient_norm"])
         after = _guarded(state, after, finite, numbers.limit)
     return after, scalars | {"skipped": after.skipped, "in_a_row": after.in_a_row}
+
+
+def scheduled(numbers: Numbers, step: Int[Array, ""]) -> Mapping[str, Array | float]:
+    """Weights of the terms at an update, after which there will be one more than ``step``."""
+
+    def at(name: str, weight: Array | float) -> Array | float:
+        return weight * jnp.interp(step, *numbers.schedules[name]) if name in numbers.schedules else weight
+
+    return {name: at(name, weight) for name, weight in numbers.weights.items()}
+
+
+def effective(state: TrainState, weights: Mapping[str, Array | float], task: Task) -> Mapping[str, Array | float]:
+    """The same, with what uncertainties make of them."""
+    if not task.uncertain:
+        return weights
+    known, whose = state.params[states.LOG_VARIANCE], dict(task.uncertain)
+    return {name: w * jnp.exp(-known[whose[name]]) if name in whose else w for name, w in weights.items()}
 
 
 def _gradient(

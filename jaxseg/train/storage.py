@@ -51,6 +51,20 @@ def reason(error: Exception) -> str:
     return str(said)[:200].rstrip(".")
 
 
+def write_whole(path: Folder, content: bytes) -> None:
+    """Writes a file in one piece: one that is there is replaced once the new one is complete.
+
+    Raises:
+      OSError: it cannot be written; an object store's client may raise errors of its own.
+    """
+    if isinstance(path, Path):
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_bytes(content)
+        partial.replace(path)
+    else:
+        path.write_bytes(content)  # A store shows no file before all of it is there.
+
+
 class EventFiles:
     """Lets tensorboardX write to an object store: a file is kept in memory, and stored anew whenever it is flushed."""
 

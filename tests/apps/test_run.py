@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
-from tensorboardX.proto import event_pb2
 
 import jaxseg
 from jaxseg import cli, config
 from jaxseg.apps import benchmark, model
 from jaxseg.train.checkpoint import Checkpoints
+from tests.apps.events import events
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
@@ -72,15 +72,10 @@ def test_training_leaves_what_later_commands_need(tiny):
 def images(folder):
     """Tags and pictures of TensorBoard's event files, in the order in which they were written."""
     found = {}
-    for file in sorted(folder.iterdir()):
-        content = file.read_bytes()
-        while content:
-            # Length of the event, its checksum, the event, its checksum.
-            size = int.from_bytes(content[:8], "little")
-            event, content = event_pb2.Event.FromString(content[12 : 12 + size]), content[16 + size :]
-            for value in event.summary.value:
-                if value.HasField("image"):
-                    found[value.tag] = np.asarray(Image.open(io.BytesIO(value.image.encoded_image_string)))
+    for event in events(folder):
+        for value in event.summary.value:
+            if value.HasField("image"):
+                found[value.tag] = np.asarray(Image.open(io.BytesIO(value.image.encoded_image_string)))
     return found
 
 

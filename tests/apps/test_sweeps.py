@@ -216,6 +216,20 @@ def test_programs_differ_in_what_is_not_traced():
         assert plan.program(base) != plan.program(cli.override(base, words))
 
 
+def test_loss_terms_fix_a_program_by_which_they_are():
+    def of(schedules=(), **more):
+        term = config.Term(**{"name": "own", "function": "a.b:c", "constants": (("margin", 1.0),)} | more)
+        return plan.program(config.Config(losses=config.Losses(terms=(term,), schedules=schedules)))
+
+    assert of() == of(weight=2.0) == of(constants=(("margin", 3.0),))
+    assert of() != plan.program(config.Config())
+    assert len({of(), of(function="a.b:d"), of(static=(("radius", 1),)), of(constants=(("other", 1.0),))}) == 4
+    ramps = [((0.0, 0.0), (0.5, 1.0)), ((0.0, 1.0), (0.9, 0.0)), ((0.0, 1.0),)]
+    one, other, short = (of(schedules=(config.Schedule("own", points),)) for points in ramps)
+    assert one == other
+    assert len({of(), one, short}) == 3
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -234,6 +248,7 @@ def test_programs_differ_in_what_is_not_traced():
         (["--seeds", "2", "--seed", "1"], r"--seeds and --seed are given"),
         (["--vary", "train.batch=4,6", "--train.accumulate", "4"], r"`train\.accumulate` must divide `train\.batch` 6"),
         (["--train.debug"], r"not for debugging"),
+        (["--train.gradients-every", "5"], r"A sweep measures no gradients"),
         (["--together", "-1"], r"--together must be at least 1"),
     ],
 )

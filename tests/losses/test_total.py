@@ -88,3 +88,30 @@ def test_hyperparameters_are_swept_without_recompiling(batch):
     swept = jax.tree.map(lambda x: jnp.stack([jnp.float32(x), jnp.float32(x) * 0.5]), HYPER)
     halved = jax.tree.map(lambda x: jnp.float32(x) * 0.5, HYPER)
     np.testing.assert_allclose(jax.vmap(loss)(swept), [loss(HYPER), loss(halved)], rtol=1e-5)
+
+
+TASKS = (("semantic", "semantic"), ("attraction", "embedding"), ("repulsion", "embedding"))
+MEANS = {"semantic": 2.0, "attraction": 0.5, "repulsion": 1.5, "own": 3.0, "not a term": 7.0}
+WEIGHTS = {"semantic": 1.0, "attraction": 2.0, "repulsion": 1.0, "own": 0.1}
+
+
+def test_uncertain_tasks_are_divided_and_pay_for_it():
+    """L is 2 and 2 * 0.5 + 1.5 = 2.5; the term of no task adds 0.3."""
+    s = {"semantic": 0.5, "embedding": -1.0, "center": 0.25}
+    value = total.uncertain(s, MEANS, WEIGHTS, TASKS)
+    expected = np.exp(-0.5) * 2 + 0.5 + np.exp(1.0) * 2.5 - 1.0 + 0.25 + 0.3
+    assert float(value) == pytest.approx(expected, rel=1e-6)
+
+
+def test_uncertainties_settle_where_each_task_weighs_one_over_its_loss():
+    """The gradient by s is 1 - exp(-s) L; a task that is switched off, or has nothing to learn, stays."""
+    gradient = jax.grad(total.uncertain)
+    settled = {"semantic": jnp.log(2.0), "embedding": jnp.log(2.5), "center": jnp.float32(3.0)}
+    for value in gradient(settled, MEANS, WEIGHTS, TASKS).values():
+        assert float(value) == pytest.approx(0, abs=1e-6)
+    begin = dict.fromkeys(settled, jnp.float32(0.0))
+    assert {n: float(v) for n, v in gradient(begin, MEANS, WEIGHTS, TASKS).items()} == pytest.approx(
+        {"semantic": 1 - 2, "embedding": 1 - 2.5, "center": 0}
+    )
+    off = gradient(begin, MEANS, WEIGHTS | {"semantic": 0.0}, TASKS)
+    assert float(off["semantic"]) == 0

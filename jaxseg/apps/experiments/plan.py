@@ -117,12 +117,22 @@ def shown(value: Any) -> str:
     return "x".join(map(shown, value)) if isinstance(value, tuple) else str(value)
 
 
+def _fixed(name: str, value: Any) -> Any:
+    """What a setting fixes: of loss terms and schedules, which numbers there are, but not what they are."""
+    last = name.rpartition(".")[2]
+    if name.startswith("losses.terms."):
+        if last == "weight":
+            return None
+        return [argument for argument, _ in value] if last == "constants" else value
+    return len(value) if name.startswith("losses.schedules.") and last == "points" else value
+
+
 def program(settings: config.Config) -> str:
     """What fixes the compiled programs of a run: runs with an equal one share them.
 
     Whatever is not known to be traced, or to concern the host alone, counts: at worst there is one compilation more.
     """
-    flat = {n: v for n, v in config.flatten(settings).items() if n not in TRACED and not n.startswith(HOST)}
+    flat = {n: _fixed(n, v) for n, v in config.flatten(settings).items() if n not in TRACED and not n.startswith(HOST)}
     optimizer = settings.optimizer
     parts = {"averages": optimizer.average > 0, "scales the encoder's rate": optimizer.encoder_rate != 1}
     return repr(sorted((flat | parts).items()))

@@ -17,7 +17,7 @@ from jaxseg import config
 from jaxseg.apps import files, model, train
 from jaxseg.apps.evaluation import scores
 from jaxseg.apps.experiments import plan, results
-from jaxseg.apps.tasks import segmentation, start
+from jaxseg.apps.tasks import segmentation, start, terms
 from jaxseg.data import Label
 from jaxseg.metrics.counts import Truth
 from jaxseg.train import parallel, state, storage, variants
@@ -87,6 +87,7 @@ class Run:
         before = train.stored(self.folder)
         if before is not None:
             train.compare(before, self.settings, self.folder, console)
+        terms.keep(self.settings.losses, self.folder)
         files.write_text(self.folder / model.CONFIG, config.to_json(self.settings))
         if before is not None:
             begin = model.restored(network, self.settings, self.folder, mend=True)
@@ -135,6 +136,10 @@ def sweep(
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     if parallel.managed() or base.train.debug:
         raise config.UserError("A sweep is one process, and not for debugging. Train single runs with train.py.")
+    if base.train.gradients_every:
+        raise config.UserError(
+            "A sweep measures no gradients. Leave --train.gradients-every to single runs of train.py."
+        )
     files.require_writable(workdir)
     results.require_same(workdir, base, planned)
     runs = _opened(planned, workdir)
@@ -158,6 +163,7 @@ def _opened(planned: Sequence[plan.Planned], workdir: storage.Folder) -> list[Ru
     runs = []
     for one in planned:
         train.require_encoder(one.settings)
+        terms.require(one.settings)
         folder = workdir / one.title
         before = train.stored(folder)
         if one.settings.data not in layouts:
@@ -165,7 +171,9 @@ def _opened(planned: Sequence[plan.Planned], workdir: storage.Folder) -> list[Ru
         data, layout = layouts[one.settings.data]
         weights = start.resolved(one.settings.model, before.model if before else None)
         assert isinstance(weights, config.Model)
-        settings = dataclasses.replace(one.settings, data=train.absolute(data), model=weights)
+        losses = terms.resolved(one.settings.losses)
+        settings = dataclasses.replace(one.settings, data=train.absolute(data), model=weights, losses=losses)
+        terms.require(settings)
         key = (settings.data, settings.targets.max_instances, settings.model.size)
         if key not in datasets:
             datasets[key] = segmentation.opened(settings, layout)

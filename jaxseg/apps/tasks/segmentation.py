@@ -11,6 +11,7 @@ import numpy as np
 from jaxseg import config
 from jaxseg.apps import files, look, model
 from jaxseg.apps.evaluation import scores
+from jaxseg.losses import own as owns
 from jaxseg.metrics import Confusion, PanopticQuality, Truth
 from jaxseg.train import loop, parallel, segmentation, state, storage
 from jaxseg.train.step import Numbers
@@ -72,6 +73,7 @@ def recipe(settings: config.Config, network: Any) -> segmentation.Recipe:
       settings: of the run.
       network: of the run; its batch norm reduces over devices or not.
     """
+    own = tuple(owns.find(term) for term in settings.losses.terms)
     return segmentation.Recipe(
         network=network,
         update=model.optimizer(settings, network),
@@ -79,6 +81,8 @@ def recipe(settings: config.Config, network: Any) -> segmentation.Recipe:
         targets=settings.targets,
         normalize=settings.losses.normalize,
         clustering=settings.model.clustering,
+        own=own,
+        uncertain=segmentation.uncertain(own) if settings.losses.weighting == "uncertainty" else (),
     )
 
 
@@ -90,6 +94,7 @@ def numbers(settings: config.Config, frequencies: np.ndarray) -> Numbers:
         settings.superpixels.compactness,
         settings.model.clustering,
         settings.optimizer.average,
+        settings.train.steps,
         settings.targets.radius,
         state.Rates.of(settings.optimizer),
     )
