@@ -79,6 +79,7 @@ DECISIONS: Mapping[str, Decision] = {
             "point": ("--targets.center", "point"),
             "disc of radius 2.5": ("--targets.radius", "2.5"),
             "Gaussian": ("--targets.center", "gaussian", "--targets.radius", "3"),
+            "Gaussian, penalty-reduced focal": ("--config", "benchmarks/study/soft.py"),
         },
     ),
     "margins": Decision(
@@ -89,6 +90,25 @@ DECISIONS: Mapping[str, Decision] = {
             "0.3, 1": ("--losses.attraction-margin", "0.3"),
             "0, 1": ("--losses.attraction-margin", "0"),
             "0.1, 2": ("--losses.repulsion-margin", "2"),
+        },
+    ),
+    "pull": Decision(
+        "what pulls embeddings together (the recipe: eq. 3 and 4)",
+        "shapes",
+        OWN
+        | {
+            "centers held fast": ("--config", "benchmarks/study/detached.py"),
+            "De Brabandere's terms": ("--config", "benchmarks/study/brabandere.py"),
+        },
+    ),
+    "terms": Decision(
+        "further terms of the classes (the recipe: none)",
+        "shapes",
+        OWN
+        | {
+            "Dice": ("--config", "benchmarks/study/dice.py"),
+            "Lovász-softmax": ("--config", "benchmarks/study/lovasz_softmax.py"),
+            "borders": ("--config", "benchmarks/study/boundary.py"),
         },
     ),
     "embedding": Decision(
@@ -114,6 +134,7 @@ DECISIONS: Mapping[str, Decision] = {
             "semantic 1": ("--losses.semantic", "1"),
             "center 3": ("--losses.center", "3"),
             "embedding 3": ("--losses.attraction", "3", "--losses.repulsion", "3"),
+            "learnt": ("--losses.weighting", "uncertainty"),
         },
     ),
     "crop": Decision(
