@@ -50,12 +50,22 @@ def cross_entropy(
       Milioto et al., ICRA 2019, eq. 1 (rho = 0); Menon et al., Long-tail learning via logit adjustment, ICLR 2021,
       whose general loss has weights and adjustments.
     """
-    bias = correction * jnp.log(jnp.maximum(class_weights, jnp.finfo(class_weights.dtype).tiny))
-    return _weighted_cross_entropy(outputs.semantic + bias[None, None], targets, class_weights[None, None])
+    return _weighted_cross_entropy(_biased(outputs, class_weights, correction), targets, class_weights[None, None])
+
+
+def _biased(outputs: Outputs, class_weights: Float[Array, " c"], correction: Scalar) -> Float[Array, "h w c"]:
+    """The logits with the bias that class weights bring, finite where a class weighs nothing."""
+    bias = jnp.log(jnp.maximum(class_weights, jnp.finfo(class_weights.dtype).tiny))
+    return outputs.semantic + correction * bias[None, None]
 
 
 def boundary_cross_entropy(
-    outputs: Outputs, targets: Targets, class_weights: Float[Array, " c"], weight: Scalar, radius: int = 1
+    outputs: Outputs,
+    targets: Targets,
+    class_weights: Float[Array, " c"],
+    weight: Scalar,
+    radius: int = 1,
+    correction: Scalar = 0.0,
 ) -> Sum:
     r"""Cross-entropy weighted by class, and more near the borders of instances and classes.
 
@@ -71,6 +81,7 @@ def boundary_cross_entropy(
       class_weights: weight of each class, >= 0.
       weight: w, what a border adds to the weight of 1, >= 0; with 0 it is `cross_entropy`.
       radius: how far a border reaches, in grid elements, >= 0 (static); 1 is the 3 x 3 neighbors.
+      correction: of the class weights' bias, as in `cross_entropy`.
 
     Returns:
       Summed loss and the number of elements that are not ignored (whatever their weights).
@@ -85,7 +96,8 @@ def boundary_cross_entropy(
     if radius < 0:
         raise ValueError(f"`radius` must be at least 0: got {radius}.")
     border = _near_border(targets, radius)[..., None]
-    return _weighted_cross_entropy(outputs.semantic, targets, class_weights[None, None] * (1 + weight * border))
+    weights = class_weights[None, None] * (1 + weight * border)
+    return _weighted_cross_entropy(_biased(outputs, class_weights, correction), targets, weights)
 
 
 def dice(outputs: Outputs, targets: Targets) -> Sum:
