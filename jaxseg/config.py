@@ -581,7 +581,7 @@ class Grouping:
     slots: int = 128
     center: float = 0.6
     assignment: float = 0.5
-    duplicate: float = 0.3
+    duplicate: float = 0.2
     vote: bool = True
 
     @classmethod

@@ -166,7 +166,7 @@ class Thresholds:
 
     center: float | Float[Array, ""] = 0.6
     assignment: float | Float[Array, ""] = 0.5
-    duplicate: float | Float[Array, ""] = 0.3
+    duplicate: float | Float[Array, ""] = 0.2
     compactness: float | Float[Array, ""] = 3.0
 
 

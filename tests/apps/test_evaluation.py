@@ -118,7 +118,7 @@ def test_embeddings_alone_leave_elements_without_an_instance_to_one_another():
 def test_the_sweep_tries_everything_and_agrees_with_evaluation(tiny, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sweep, "CENTER", (0.05, 0.5))
     monkeypatch.setattr(sweep, "ASSIGNMENT", (0.3,))
-    monkeypatch.setattr(sweep, "DUPLICATE", (0.3, 0.4))
+    monkeypatch.setattr(sweep, "DUPLICATE", (0.2, 0.4))
     cli.evaluate(["--workdir", str(tiny), "--sweep", "--output", str(tmp_path)])
     found = json.loads((tmp_path / "sweep.json").read_text())
     assert len(found["rows"]) == 2 * 2 * 2
