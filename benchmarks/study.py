@@ -111,6 +111,11 @@ DECISIONS: Mapping[str, Decision] = {
             "borders": ("--config", "benchmarks/study/boundary.py"),
         },
     ),
+    "place": Decision(
+        "pixels per unit of the position in the embedding (the recipe: none)",
+        "shapes",
+        OWN | _values("model.coordinates", 16, 32, 64),
+    ),
     "embedding": Decision(
         "dimensions of the embedding (the recipe: 32)", "shapes", OWN | _values("model.embedding", 8, 16)
     ),
