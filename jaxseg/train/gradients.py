@@ -1,7 +1,7 @@
 """The gradient of each loss term by itself: how long it is in each part of the network, and what it works against."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,52 +22,63 @@ Products = Mapping[str, Float[Array, "t t"]]
 """Of the gradients of every two terms, in the order of their names, on each part of the network."""
 
 
-def measure(state: TrainState, batch: Any, numbers: Numbers, task: Task, parts: int = 1) -> Products:
-    """Products of the gradients that the next update would add up, each weighted as in the loss; pure.
+def of_term(
+    state: TrainState, batch: Any, numbers: Numbers, task: Task, chosen: Float[Array, " t"], parts: int = 1
+) -> Any:
+    """The gradient of one term by the network's parameters, weighted as in the loss; pure.
 
-    Examples go through the network once forward, and back once for each term. Nothing is differentiated by divisors, so
-    that what is summed over parts and devices is divided at the end.
+    One program for all terms, each of which goes through the network forward and back. With a loop over terms in it, it
+    would go forward only once, but on a processor, where loops make convolutions slow, it took four times as long.
 
     Args:
       state: before the update.
       batch: this device's examples.
       numbers: traced weights and constants.
       task: static parts of the step.
+      chosen: 1 at the term, in the order of their names, and 0 elsewhere.
       parts: that the examples are computed in, one after another; divides their number.
-    """
-    split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
 
-    def totals(part: Any) -> Any:
-        return _totals(state, part, numbers, task)
+    Returns:
+      What the next update would add up for this term, over all devices.
+    """
+    params = {name: part for name, part in state.params.items() if name != states.LOG_VARIANCE}
+
+    def one(part: Any) -> tuple[Any, Array]:
+        truth = task.prepare(part, numbers)
+
+        def total(params: Any) -> tuple[Array, Array]:
+            found = task.evaluate(params, state.batch_stats, part, truth, numbers).sums
+            totals, counts = zip(*((found[name].total, found[name].count) for name in sorted(found)), strict=True)
+            return jnp.sum(chosen * jnp.stack(totals)), jnp.sum(chosen * jnp.stack(counts))
+
+        return jax.grad(total, has_aux=True)(params)
 
     def add(before: Any, part: Any) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, before, totals(part)), None
+        return jax.tree.map(jnp.add, before, one(part)), None
 
-    shapes = jax.eval_shape(totals, jax.tree.map(lambda x: x[0], split))
-    (gradients, counts), _ = jax.lax.scan(add, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), split)
+    if parts == 1:
+        gradient, count = one(batch)
+    else:
+        split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
+        zeros = (jax.tree.map(jnp.zeros_like, params), jnp.zeros(()))
+        (gradient, count), _ = jax.lax.scan(add, zeros, split)
     if task.axis_name is not None:
-        gradients, counts = jax.lax.psum((gradients, counts), task.axis_name)
+        gradient, count = jax.lax.psum((gradient, count), task.axis_name)
     weights = effective(state, scheduled(numbers, state.step), task)
-    by = jnp.array([weights[name] for name in sorted(weights)]) / jnp.maximum(counts, 1.0)
+    # Nothing is differentiated by the divisor, so that sums over parts and devices are divided at the end.
+    by = jnp.sum(chosen * jnp.array([weights[name] for name in sorted(weights)])) / jnp.maximum(count, 1.0)
+    return jax.tree.map(lambda leaf: by * leaf, gradient)
 
-    def products(leaf: Array) -> Array:
-        rows = by[:, None] * leaf.reshape(len(leaf), -1)
+
+def products(gradients: Sequence[Mapping[str, Any]]) -> Products:
+    """Products of every two terms' gradients, by part of the network; pure."""
+
+    def product(*leaves: Array) -> Array:
+        rows = jnp.stack([leaf.ravel() for leaf in leaves])
         return jnp.matmul(rows, rows.T, precision="highest")
 
-    return {name: jax.tree.reduce(jnp.add, jax.tree.map(products, part)) for name, part in gradients.items()}
-
-
-def _totals(state: TrainState, batch: Any, numbers: Numbers, task: Task) -> tuple[Any, Float[Array, " t"]]:
-    """Gradient of each term's sum by the parts of the network, along a first axis, and each term's count."""
-    truth = task.prepare(batch, numbers)
-
-    def sums(params: Any) -> tuple[Array, Array]:
-        found = task.evaluate(params, state.batch_stats, batch, truth, numbers).sums
-        return jnp.stack([found[n].total for n in sorted(found)]), jnp.stack([found[n].count for n in sorted(found)])
-
-    params = {name: part for name, part in state.params.items() if name != states.LOG_VARIANCE}
-    values, back, counts = jax.vjp(sums, params, has_aux=True)
-    return jax.lax.map(lambda one: back(one)[0], jnp.eye(len(values), dtype=values.dtype)), counts
+    tables = jax.tree.map(product, *gradients)
+    return {name: jax.tree.reduce(jnp.add, part) for name, part in tables.items()}
 
 
 def row(step: int, products: Products, terms: Iterable[str]) -> dict[str, Any]:

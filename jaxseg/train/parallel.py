@@ -275,17 +275,24 @@ def train_step(task: Task, devices: list[jax.Device], accumulate: int = 1) -> Ca
 
 
 def measure_gradients(task: Task, devices: list[jax.Device], accumulate: int = 1) -> Callable:
-    """`gradients.measure` mapped over devices, a program of its own; arguments are those of `train_step`.
+    """`gradients.of_term` of each term mapped over devices, a program of its own; arguments are those of `train_step`.
 
     Returns:
-      (replicated state, sharded batch, numbers) -> products, the same of each device.
+      (replicated state, sharded batch, numbers) -> their products, the same of each device.
     """
-    mapped = task.on(AXIS)
+    mapped, given = task.on(AXIS), _given(devices)
 
-    def per_device(state: Any, batch: Any, numbers: Numbers) -> Any:
-        return gradients.measure(state, batch, numbers, mapped, accumulate)
+    def per_device(state: Any, batch: Any, numbers: Numbers, chosen: Any) -> Any:
+        return gradients.of_term(state, batch, numbers, mapped, chosen, accumulate)
 
-    return jax.pmap(per_device, axis_name=AXIS, in_axes=(0, 0, None), devices=_given(devices))
+    gradient = jax.pmap(per_device, axis_name=AXIS, in_axes=(0, 0, None, None), devices=given)
+    products = jax.pmap(gradients.products, axis_name=AXIS, devices=given)
+
+    def measure(state: Any, batch: Any, numbers: Numbers) -> Any:
+        each = np.eye(len(numbers.weights), dtype=np.float32)
+        return products([gradient(state, batch, numbers, chosen) for chosen in each])
+
+    return measure
 
 
 def _given(devices: list[jax.Device]) -> list[jax.Device] | None:

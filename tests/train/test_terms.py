@@ -96,11 +96,12 @@ def uncertain():
     """Two updates, and the gradients before them, by which uncertainties count too."""
     task, given = recipe(uncertain=True, frozen=True), numbers(settings(schedules=()))
     run = jax.jit(lambda s, b: step.step(s, b, given, task))
-    measured = jax.jit(lambda s, b: gradients.measure(s, b, given, task))
+    measured = jax.jit(lambda s, b, chosen: gradients.of_term(s, b, given, task, chosen))
     first = begin(task)
     second, scalars = run(first, small.batch())
     third, _ = run(second, small.batch())
-    return task, given, first, second, third, scalars, measured(second, small.batch())
+    each = [measured(second, small.batch(), chosen) for chosen in jnp.eye(6)]
+    return task, given, first, second, third, scalars, gradients.products(each)
 
 
 def test_uncertainties_are_learnt_beside_the_network(uncertain):
