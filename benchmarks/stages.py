@@ -179,25 +179,31 @@ def post_process(outputs: Any, owner: np.ndarray, thresholds: Thresholds) -> tup
 
     classes = outputs.semantic.argmax(-1)
     confidence = 1 / (1 + np.exp(-outputs.center))
-    ids = np.zeros(classes.shape, np.int32)
+    middles, scores = [], []
     for c in np.unique(classes[classes > 0]):
         labels, n = ndimage.label((confidence > thresholds.center) & (classes == c), np.ones((3, 3)))
-        if not n:
-            continue
         index = np.arange(1, n + 1)
-        middles = np.rint(ndimage.center_of_mass(labels > 0, labels, index)).astype(int)
-        scores = ndimage.maximum(confidence, labels, index)
-        centers = outputs.embedding[tuple(middles[np.argsort(-scores, kind="stable")].T)]
+        middles += ndimage.center_of_mass(labels > 0, labels, index)
+        scores += list(ndimage.maximum(confidence, labels, index))
+    ids = np.zeros(classes.shape, np.int32)
+    if middles:
+        order = np.argsort(-np.array(scores), kind="stable")
+        centers = outputs.embedding[tuple(np.rint(middles).astype(int)[order].T)]
         apart = cdist(centers, centers)
         keep: list[int] = []
-        for j in range(n):
+        for j in range(len(centers)):
             if all(apart[j, k] > thresholds.duplicate for k in keep):
                 keep.append(j)
-        elements = np.nonzero(classes == c)
+        elements = np.nonzero(classes)
         distance = cdist(outputs.embedding[elements], centers[keep])
         nearest = distance.argmin(1)
         near = distance[np.arange(len(nearest)), nearest] <= thresholds.assignment
-        ids[elements] = np.where(near, nearest + 1 + ids.max(), 0)
+        ids[elements] = np.where(near, nearest + 1, 0)
+        powers = np.exp(outputs.semantic - outputs.semantic.max(-1, keepdims=True))
+        probability = powers.max(-1) / powers.sum(-1)
+        count, kinds = len(keep) + 1, outputs.semantic.shape[-1]
+        votes = np.bincount((ids * kinds + classes).ravel(), probability.ravel(), count * kinds).reshape(count, kinds)
+        classes = np.where(ids > 0, votes.argmax(1)[ids], classes)
     semantic, instance = classes.ravel()[owner].astype(np.uint8), ids.ravel()[owner].astype(np.uint16)
     np.bincount(instance.ravel())
     return semantic, instance, ndimage.find_objects(instance.astype(np.int32))

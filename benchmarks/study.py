@@ -23,7 +23,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -184,7 +184,11 @@ DECISIONS: Mapping[str, Decision] = {
     "start": Decision(
         "encoder's start (the recipe: ImageNet)",
         "dsb2018",
-        OWN | {"from scratch": ("--model.encoder-weights", ""), "at the full rate": ("--optimizer.encoder-rate", "1")},
+        OWN
+        | {
+            "from scratch": ("--model.encoder-weights", "", "--optimizer.encoder-rate", "1"),
+            "at the full rate": ("--optimizer.encoder-rate", "1"),
+        },
     ),
     "position": Decision(
         "pixels per unit of the position in the embedding (the recipe: 16)",
@@ -219,9 +223,13 @@ class Job(NamedTuple):
     command: tuple[str, ...]
 
     @property
-    def key(self) -> tuple[str, ...]:
-        """What tells runs apart: the recipe's own is one run, whatever it is compared with."""
-        return self.command
+    def line(self) -> str:
+        """The command as one types it."""
+        return shlex.join(["python", "train.py", *self.command])
+
+    def named(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        """What a run of this command found, under this decision's name for it."""
+        return {**found, "decision": self.decision, "variant": self.variant, "seed": self.seed}
 
 
 def jobs(only: Sequence[str], seeds: Sequence[int], root: str, weights: str) -> Iterator[Job]:
@@ -263,42 +271,46 @@ def train_and_measure(job: Job, workdir: Path, core: int) -> dict[str, Any]:
             seconds.append(round(time.perf_counter() - began, 1))
     found = json.loads(next(folder.rglob("metrics.json")).read_text())
     return {
-        "decision": job.decision,
-        "variant": job.variant,
-        "seed": job.seed,
-        "command": shlex.join(["python", "train.py", *job.command]),
+        "command": job.line,
         "seconds": dict(zip(("train", "eval"), seconds, strict=True)),
         "figures": {name: found[name] for name in FIGURES},
     }
 
 
-def run(todo: Sequence[Job], workdir: Path, results: Path, cores: Sequence[int]) -> None:
-    """All runs that the results do not have, one at a time on each core."""
-    lines = [json.loads(line) for line in results.read_text().splitlines()] if results.is_file() else []
-    known = {(line["command"]): line for line in lines}
-    have = {(line["decision"], line["variant"], line["seed"]) for line in lines}
-    waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
-    lock = threading.Lock()
+class Results:
+    """What runs found, a line of JSON each; safe in threads."""
 
-    def keep(job: Job, line: dict[str, Any]) -> None:
-        line = line | {"decision": job.decision, "variant": job.variant, "seed": job.seed}
-        with lock:
-            known[line["command"]] = line
-            with results.open("a") as file:
-                print(json.dumps(line), file=file)
+    def __init__(self, file: Path) -> None:
+        """Reads what is there."""
+        self._file, self._lock = file, threading.Lock()
+        lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+        self._have = {(line["decision"], line["variant"], line["seed"]) for line in lines}
+        self.known = {line["command"]: line for line in lines}
+
+    def has(self, job: Job) -> bool:
+        """Whether this decision has it."""
+        return (job.decision, job.variant, job.seed) in self._have
+
+    def keep(self, job: Job, found: Mapping[str, Any]) -> None:
+        """Adds a line, and says so."""
+        line = job.named(found)
+        with self._lock, self._file.open("a") as file:
+            self.known[job.line] = line
+            self._have.add((job.decision, job.variant, job.seed))
+            print(json.dumps(line), file=file)
         print(f"{job.decision}: {job.variant}, seed {job.seed}: {_percent(line)}", file=sys.stderr, flush=True)
 
-    later = []
-    planned = set(known)
-    for job in todo:
-        name = shlex.join(["python", "train.py", *job.command])
-        if (job.decision, job.variant, job.seed) in have:
-            continue
-        if name in planned:
-            later.append(job)
-            continue
-        planned.add(name)
+
+def run(todo: Sequence[Job], workdir: Path, results: Results, cores: Sequence[int]) -> int:
+    """All runs that the results do not have, one at a time on each core; returns how many failed.
+
+    The recipe's own run is part of many decisions, and made once.
+    """
+    missing = [job for job in todo if not results.has(job)]
+    waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
+    for job in {job.line: job for job in reversed(missing) if job.line not in results.known}.values():
         waiting.put(job)
+    failed: list[Job] = []
 
     def work(core: int) -> None:
         while True:
@@ -307,8 +319,9 @@ def run(todo: Sequence[Job], workdir: Path, results: Path, cores: Sequence[int])
             except queue.Empty:
                 return
             try:
-                keep(job, train_and_measure(job, workdir, core))
+                results.keep(job, train_and_measure(job, workdir, core))
             except subprocess.CalledProcessError as error:
+                failed.append(job)
                 print(f"{job.decision}: {job.variant}, seed {job.seed}: {error}", file=sys.stderr, flush=True)
 
     threads = [threading.Thread(target=work, args=(core,)) for core in cores]
@@ -316,10 +329,10 @@ def run(todo: Sequence[Job], workdir: Path, results: Path, cores: Sequence[int])
         thread.start()
     for thread in threads:
         thread.join()
-    for job in later:
-        name = shlex.join(["python", "train.py", *job.command])
-        if name in known:
-            keep(job, known[name])
+    for job in missing:
+        if job.line in results.known and not results.has(job):
+            results.keep(job, results.known[job.line])
+    return len(failed)
 
 
 def _percent(line: Mapping[str, Any]) -> str:
@@ -357,44 +370,53 @@ SHOWN = {"ap50": "#0072b2", "ap": "#d55e00", "iou": "#009e73"}
 
 def chart(name: str, variants: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     """Points of each variant on a row of its own, as SVG."""
-    height = TOP + ROW * len(variants) + BOTTOM
     values = [100 * (one[figure] or 0) for runs in variants.values() for one in runs for figure in SHOWN]
     low, high = 10 * int(min(values) // 10), 10 * (int(max(values) // 10) + 1)
+    bottom = TOP + ROW * len(variants)
 
     def across(value: float) -> float:
         return LEFT + (value - low) / (high - low) * WIDTH
 
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {LEFT + WIDTH + 30} {height}" width="680"'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {LEFT + WIDTH + 30} {bottom + BOTTOM}" width="680"'
         ' font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="white"/>',
         f'<text x="10" y="20" font-weight="bold">{_text(DECISIONS[name].title)}</text>',
     ]
-    bottom = TOP + ROW * len(variants)
     for tick in range(low, high + 1, 10 if high - low > 30 else 5):
         parts.append(f'<path d="M{across(tick):.1f} {TOP}V{bottom}" stroke="#ddd"/>')
         parts.append(f'<text x="{across(tick):.1f}" y="{bottom + 16}" text-anchor="middle">{tick}</text>')
     for row, (variant, runs) in enumerate(variants.items()):
-        y = TOP + ROW * (row + 0.5)
-        parts.append(f'<text x="{LEFT - 10}" y="{y + 4:.1f}" text-anchor="end">{_text(variant)}</text>')
-        for figure, color in SHOWN.items():
-            points = [100 * (one[figure] or 0) for one in runs]
-            mean = across(statistics.mean(points))
-            parts.append(f'<path d="M{mean:.1f} {y - 9:.1f}v18" stroke="{color}" stroke-width="2"/>')
-            parts += [
-                f'<circle cx="{across(p):.1f}" cy="{y:.1f}" r="4" fill="{color}" fill-opacity="0.6"/>' for p in points
-            ]
+        parts += _row(variant, runs, TOP + ROW * (row + 0.5), across)
     for i, (figure, color) in enumerate(SHOWN.items()):
-        x = LEFT + 110 * i
+        x = LEFT + 130 * i
         parts.append(f'<circle cx="{x}" cy="{bottom + 40}" r="4" fill="{color}"/>')
         parts.append(f'<text x="{x + 10}" y="{bottom + 44}">{FIGURES[figure]}, percent</text>')
     return "".join(parts) + "</svg>\n"
+
+
+def _row(
+    variant: str, runs: Sequence[Mapping[str, float]], y: float, across: Callable[[float], float]
+) -> Iterator[str]:
+    yield f'<text x="{LEFT - 10}" y="{y + 4:.1f}" text-anchor="end">{_text(variant)}</text>'
+    for figure, color in SHOWN.items():
+        points = [100 * (one[figure] or 0) for one in runs]
+        yield f'<path d="M{across(statistics.mean(points)):.1f} {y - 9:.1f}v18" stroke="{color}" stroke-width="2"/>'
+        for point in points:
+            yield f'<circle cx="{across(point):.1f}" cy="{y:.1f}" r="4" fill="{color}" fill-opacity="0.6"/>'
 
 
 def _text(words: str) -> str:
     return words.replace("&", "&amp;").replace("<", "&lt;")
 
 
+def cores() -> list[int]:
+    """Cores that this process may use."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return sorted(allowed(0)) if allowed else list(range(os.cpu_count() or 1))
+
+
 def main() -> None:
+    """Trains, lists or draws."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, default=Path("runs/study"), help="folder of the runs")
     parser.add_argument(
@@ -404,14 +426,14 @@ def main() -> None:
     parser.add_argument("--weights", default="", help="MobileNetV2 from ImageNet, of jaxseg weights import")
     parser.add_argument("--only", nargs="+", default=[], choices=DECISIONS, help="decisions; all otherwise")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
+    parser.add_argument("--jobs", type=int, default=len(cores()), help="runs at a time")
     parser.add_argument("--list", action="store_true", help="print the commands, and run nothing")
     parser.add_argument("--plot", type=Path, help="folder for the charts; runs nothing")
     given = parser.parse_args()
     todo = list(jobs(given.only, given.seeds, given.root, given.weights))
     if given.list:
         for job in todo:
-            print(f"{job.decision}: {job.variant}: {shlex.join(['python', 'train.py', *job.command])}")
+            print(f"{job.decision}: {job.variant}: {job.line}")
     elif given.plot:
         lines = [json.loads(line) for file in given.results for line in file.read_text().splitlines()]
         given.plot.mkdir(parents=True, exist_ok=True)
@@ -421,7 +443,7 @@ def main() -> None:
                 print(markdown(name, variants), end=f"\n\n![]({given.plot.name}/{name}.svg)\n\n")
     else:
         print(json.dumps(turns.about()), file=sys.stderr)
-        run(todo, given.workdir, given.results[0], range(given.jobs))
+        sys.exit(run(todo, given.workdir, Results(given.results[0]), cores()[: given.jobs]) and 1)
 
 
 if __name__ == "__main__":
