@@ -20,4 +20,4 @@ config = Config(
     optimizer=Optimizer(learning_rate=3e-3),
     train=Train(steps=10_000, batch=8, save_every=500, picture_every=1000),
 )
-"""Encoder and learning rate are those of the nuclei, at full width; crop, k and steps depend on the data."""
+"""Encoder and learning rate are those of the nuclei; crop, k and steps depend on the data."""

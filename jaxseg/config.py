@@ -573,7 +573,7 @@ class Grouping:
       slots: most objects found in a frame.
       center: confidence above which an element is part of a center.
       assignment: largest embedding distance of an element to its center; the bandwidth of all-to-all clustering.
-      duplicate: embedding distance up to which two centers are one object.
+      duplicate: embedding distance up to which two centers (of one class, without a vote) are one object.
       vote: an object's elements vote on its class. Without, as in the paper, each class is grouped by itself, and what
         the network says of two classes becomes two objects.
     """

@@ -160,7 +160,8 @@ class Thresholds:
     Attributes:
       center: confidence that an element must exceed to be part of a center, in (0, 1).
       assignment: largest embedding distance from an element to the center (or mean) that takes it, >= 0.
-      duplicate: a center within this embedding distance of a more confident one is dropped, >= 0.
+      duplicate: a center within this embedding distance of a more confident one (of its class, without a vote) is
+        dropped, >= 0.
       compactness: weight of the spatial distance in superpixels, in Lab units per pixel at the network's size, > 0.
     """
 

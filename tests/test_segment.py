@@ -338,7 +338,7 @@ def test_objects_vote_on_their_class(seed, stuff):
     assert (argmax[joined] != classes[joined]).any(), "some elements are overruled"
     np.testing.assert_array_equal(classes[~joined], argmax[~joined])
     things = (argmax > 0) & ~np.isin(argmax, stuff)
-    np.testing.assert_array_equal(joined, things), "elements of a class with instances join, no other does"
+    np.testing.assert_array_equal(joined, things, err_msg="elements of a class with instances join, no other does")
     apart = group(outputs, inside, 6, THRESHOLDS.replace(duplicate=1.0), stuff=stuff, vote=False)
     assert apart.peaks.valid.sum() == 3, "the paper's way has one object of each class"
     np.testing.assert_array_equal(apart.classes, argmax)
