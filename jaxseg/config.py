@@ -449,7 +449,8 @@ class Term:
     Attributes:
       name: what it is logged under: letters, digits and underscores.
       function: where it is: "package.module:function" or "path/to/file.py:function", both searched for from the current
-        folder; it takes `Outputs` and `Targets` of one image and returns a `Sum`.
+        folder; it takes `Outputs` and `Targets` of one image and returns a `Sum`. Arguments `class_weights` and
+        `correction` that nothing gives are those of eq. 1, see `Losses.class_weight_power` and `class_correction`.
       weight: of its mean in the loss.
       constants: names and numbers of further arguments; traced.
       static: names and values of arguments that fix the program, such as a radius in elements or "positives".

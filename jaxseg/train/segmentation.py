@@ -86,7 +86,7 @@ class Recipe(NamedTuple):
         outputs, changed = self.network.apply(variables, batch.image, train=True, mutable=["batch_stats"])
         hyper = numbers.hyper
         terms = loss_terms(hyper.losses, self.clustering, self.normalize)
-        terms |= owns.terms(self.own, hyper.own, hyper.losses.class_weights)
+        terms |= owns.terms(self.own, hyper.own, hyper.losses)
         counted = {"vanished": truth.vanished.sum(), "overflow": truth.overflow.sum()}
         with jax.named_scope("losses"):
             sums = total.evaluate(terms, outputs, truth)

@@ -8,6 +8,7 @@ import pytest
 
 from jaxseg import config
 from jaxseg.losses import own as owns
+from jaxseg.losses import total
 from jaxseg.losses.own import Own
 from jaxseg.train import debug, faults, gradients, parallel, segmentation, state, step
 from jaxseg.types import Outputs, Sum
@@ -205,7 +206,7 @@ def fragile(outputs, targets):
 
 def test_debug_mode_names_the_line_of_a_term():
     """What runs again one operation at a time is a step of this term alone, as that of a network takes a minute."""
-    own = owns.terms([Own("fragile", fragile)], {}, jnp.ones(4))
+    own = owns.terms([Own("fragile", fragile)], {}, total.Hyperparameters(jnp.ones(4), *jnp.ones(5)))
     outputs = Outputs(*(jnp.ones((1, 2, 3, *more)) for more in ((4,), (2,), ())))
     with pytest.raises(config.UserError, match=r"step 3: .*nan.* at .*test_terms\.py:\d+ \(.*jnp\.log"), debug.nans(3):
         jax.jit(jax.vmap(lambda o: own["fragile"](o, None)))(outputs)
