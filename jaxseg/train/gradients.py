@@ -126,7 +126,7 @@ class Record:
       start: step that the run goes on from; what was measured later is forgotten.
 
     Raises:
-      UserError: it cannot be written.
+      UserError: it is damaged, or cannot be written.
     """
 
     def __init__(self, workdir: storage.Folder, start: int) -> None:
@@ -143,15 +143,19 @@ class Record:
 
 
 def read(workdir: storage.Folder) -> list[dict[str, Any]]:
-    """What was measured in a run, in the order of steps; nothing where nothing was, or where the file is damaged."""
+    """What was measured in a run, in the order of steps; nothing where nothing was.
+
+    Raises:
+      UserError: the file is damaged.
+    """
     file = workdir / FILE
     if not file.is_file():
         return []
     try:
         rows = [json.loads(line) for line in file.read_bytes().decode(errors="replace").splitlines()]
         return [{"step": int(row["step"]), "norms": row["norms"], "cosines": row["cosines"]} for row in rows]
-    except (ValueError, KeyError, TypeError):
-        return []
+    except (ValueError, KeyError, TypeError) as error:
+        raise config.UserError(f"{file} is damaged. Remove it: later measurements are written anew.") from error
 
 
 def _number(value: Any) -> float | None:
