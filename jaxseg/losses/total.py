@@ -133,7 +133,7 @@ def uncertain(
     with s the logarithm of each task's variance, and terms j of no task. Both equations of the paper, for regression
     (half of this) and for classification (with s / 2), come to tasks that weigh 1 / (2 L) once s has settled; this one
     comes to 1 / L for each. A task whose loss is not above 0 (it is switched off, or the batch says nothing about it)
-    leaves its s as it is.
+    gives its s no gradient.
 
     Args:
       log_variances: s of each task.
