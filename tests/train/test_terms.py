@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from jaxseg import config
-from jaxseg.apps.evaluation import losses
+from jaxseg.apps.evaluation.losses import section
 from jaxseg.losses import own as owns
 from jaxseg.losses import total
 from jaxseg.losses.own import Own
@@ -188,7 +188,7 @@ def test_what_was_measured_after_the_step_to_go_on_from_is_forgotten(tmp_path):
     for use in (gradients.read, lambda folder: gradients.Record(folder, 0)):
         with pytest.raises(config.UserError, match=r"gradients\.jsonl is damaged\. Remove it: later"):
             use(tmp_path)
-    page = losses.section(config.Config(), tmp_path)
+    page = section(config.Config(), tmp_path)
     assert "gradients.jsonl is damaged" in page.text[-1]
     assert len(page.tables) == 1
     (tmp_path / "file").touch()
