@@ -188,7 +188,7 @@ def compare(before: config.Run, settings: config.Run, workdir: storage.Folder, c
     changed = config.differences(before, settings)
     for name, (old, new) in changed.items():
         console.print(f"{name}: was {old}, now {new}", markup=False)
-    refused = sorted(name for name in changed if config.changes_meaning(name))
+    refused = sorted(name for name, both in changed.items() if config.changes_meaning(name) and not terms.moved(*both))
     if refused:
         raise config.UserError(
             f"{workdir} holds another run: {', '.join(refused)} differ. "

@@ -1,5 +1,6 @@
 """A run with loss terms of its own: what it stores, how it goes on, and what later commands need of it."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -8,10 +9,11 @@ import sys
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 
 from jaxseg import cli, config
-from jaxseg.apps import export, model
-from jaxseg.apps.tasks import start
+from jaxseg.apps import export, model, train
+from jaxseg.apps.tasks import start, terms
 from jaxseg.train import gradients
 from tests.apps.events import scalars
 from tests.train.runs import assert_same, state
@@ -127,6 +129,21 @@ def test_another_source_is_refused_and_so_is_another_weight(tiny, again):
         assert part in str(told.value)
     with pytest.raises(config.UserError, match=r"holds another run: losses\.terms\.soft\.weight differ"):
         cli.train(["--config", str(file), "--workdir", str(again), "--losses.terms.soft.weight", "0.3"])
+
+
+def test_a_run_goes_on_from_another_folder(tiny, tmp_path, monkeypatch):
+    """Paths of files are stored as from the current folder. Another function of the same file is another run."""
+    settings = model.read_config(tiny[1])
+    monkeypatch.chdir(tiny[0].parent)
+    here = dataclasses.replace(settings, losses=terms.resolved(settings.losses))
+    assert here.losses.terms[0].function == "mine.py:soft"
+    monkeypatch.chdir(tmp_path)
+    elsewhere = dataclasses.replace(settings, losses=terms.resolved(settings.losses))
+    assert elsewhere.losses.terms[0].function == f"{tiny[0].parent}/mine.py:soft"
+    train.compare(here, elsewhere, tiny[1], Console(quiet=True))
+    other = config.from_json(config.to_json(elsewhere).replace("mine.py:soft", "mine.py:no_sum"))
+    with pytest.raises(config.UserError, match=r"another run: losses\.terms\.soft\.function differ"):
+        train.compare(here, other, tiny[1], Console(quiet=True))
 
 
 def test_later_commands_need_no_function(tiny, tmp_path):

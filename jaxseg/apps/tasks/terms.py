@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from jaxseg import config, lookup
 from jaxseg.apps import files
@@ -50,6 +51,15 @@ def compare(losses: config.Losses, workdir: storage.Folder) -> None:
                 f"Loss term {term.name} changed since {workdir} began: {source} is not {kept}. Restore it, or give "
                 f"another --workdir; to go on with it all the same, remove {kept}."
             )
+
+
+def moved(old: Any, new: Any) -> bool:
+    """Whether two import paths are of one name in files.
+
+    Where a file lies depends on the current folder and on the machine; `compare` looks at what is in it.
+    """
+    (before, name), (after, other) = (str(path).rpartition(":")[::2] for path in (old, new))
+    return name == other and before.endswith(".py") and after.endswith(".py")
 
 
 def keep(losses: config.Losses, workdir: storage.Folder) -> None:
