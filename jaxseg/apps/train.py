@@ -35,6 +35,8 @@ def train(settings: config.Run, workdir: storage.Folder) -> state.TrainState:
     _require_terms(settings)
     parallel.devices_for(settings.train.batch, settings.train.accumulate)
     before = _shared(workdir)
+    if isinstance(settings, config.Config):
+        terms.require_shared(settings.losses)
     with parallel.lead_first():
         settings, layout = resolved(settings, before)
         _require_terms(settings)

@@ -14,7 +14,7 @@ from rich.console import Console
 from jaxseg import cli, config
 from jaxseg.apps import export, model, train
 from jaxseg.apps.tasks import start, terms
-from jaxseg.train import gradients
+from jaxseg.train import gradients, parallel
 from tests.apps.events import scalars
 from tests.train.runs import assert_same, state
 
@@ -129,6 +129,19 @@ def test_another_source_is_refused_and_so_is_another_weight(tiny, again):
         assert part in str(told.value)
     with pytest.raises(config.UserError, match=r"holds another run: losses\.terms\.soft\.weight differ"):
         cli.train(["--config", str(file), "--workdir", str(again), "--losses.terms.soft.weight", "0.3"])
+
+
+def test_processes_have_the_terms_of_the_leading_one(tiny, monkeypatch):
+    """Another file of one process, or a term that it alone has."""
+    losses, told = model.read_config(tiny[1]).losses, []
+    monkeypatch.setattr(parallel, "shared_text", lambda text: told.append(text) or text)
+    terms.require_shared(losses)
+    lead = json.loads(told[0])
+    assert lead.keys() == {"soft", "focal"}
+    for change, names in (({"soft": "0"}, "soft"), ({"third": "", "focal": "1"}, "focal, third")):
+        monkeypatch.setattr(parallel, "shared_text", lambda _, change=change: json.dumps(lead | change))
+        with pytest.raises(config.UserError, match=f"^Loss terms {names} of this process are not those of process 0"):
+            terms.require_shared(losses)
 
 
 def test_a_run_goes_on_from_another_folder(tiny, tmp_path, monkeypatch):
