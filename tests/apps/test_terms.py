@@ -131,9 +131,9 @@ def test_another_source_is_refused_and_so_is_another_weight(tiny, again):
         cli.train(["--config", str(file), "--workdir", str(again), "--losses.terms.soft.weight", "0.3"])
 
 
-def test_processes_have_the_terms_of_the_leading_one(tiny, monkeypatch):
+def test_processes_have_the_terms_of_the_leading_one(tmp_path, monkeypatch):
     """Another file of one process, or a term that it alone has."""
-    losses, told = model.read_config(tiny[1]).losses, []
+    losses, told = cli.read_config(write(tmp_path)).losses, []
     monkeypatch.setattr(parallel, "shared_text", lambda text: told.append(text) or text)
     terms.require_shared(losses)
     lead = json.loads(told[0])
@@ -144,19 +144,23 @@ def test_processes_have_the_terms_of_the_leading_one(tiny, monkeypatch):
             terms.require_shared(losses)
 
 
-def test_a_run_goes_on_from_another_folder(tiny, tmp_path, monkeypatch):
+def test_a_run_goes_on_from_another_folder(tmp_path, monkeypatch):
     """Paths of files are stored as from the current folder. Another function of the same file is another run."""
-    settings = model.read_config(tiny[1])
-    monkeypatch.chdir(tiny[0].parent)
+    settings, run = cli.read_config(write(tmp_path)), tmp_path / "run"
+    terms.keep(settings.losses, run)
+    monkeypatch.chdir(tmp_path)
     here = dataclasses.replace(settings, losses=terms.resolved(settings.losses))
     assert here.losses.terms[0].function == "mine.py:soft"
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(run)
     elsewhere = dataclasses.replace(settings, losses=terms.resolved(settings.losses))
-    assert elsewhere.losses.terms[0].function == f"{tiny[0].parent}/mine.py:soft"
-    train.compare(here, elsewhere, tiny[1], Console(quiet=True))
+    assert elsewhere.losses.terms[0].function == f"{tmp_path}/mine.py:soft"
+    train.compare(here, elsewhere, run, Console(quiet=True))
     other = config.from_json(config.to_json(elsewhere).replace("mine.py:soft", "mine.py:no_sum"))
     with pytest.raises(config.UserError, match=r"another run: losses\.terms\.soft\.function differ"):
-        train.compare(here, other, tiny[1], Console(quiet=True))
+        train.compare(here, other, run, Console(quiet=True))
+    (tmp_path / "mine.py").write_text(SOURCE.replace("scale *", "2 * scale *"))
+    with pytest.raises(config.UserError, match="Loss term soft changed since"):
+        train.compare(here, elsewhere, run, Console(quiet=True))
 
 
 def test_later_commands_need_no_function(tiny, tmp_path):
