@@ -94,15 +94,20 @@ def assert_close(one, other, limit=1e-5):
 
 
 @pytest.fixture(scope="module")
-def uncertain():
+def measure():
+    task = recipe(uncertain=True, frozen=True)
+    return jax.jit(lambda s, b, n, chosen: gradients.of_term(s, b, n, task, chosen))
+
+
+@pytest.fixture(scope="module")
+def uncertain(measure):
     """Two updates, and the gradients before them, by which uncertainties count too."""
     task, given = recipe(uncertain=True, frozen=True), numbers(settings(schedules=()))
     run = jax.jit(lambda s, b: step.step(s, b, given, task))
-    measured = jax.jit(lambda s, b, chosen: gradients.of_term(s, b, given, task, chosen))
     first = begin(task)
     second, scalars = run(first, small.batch())
     third, _ = run(second, small.batch())
-    each = [measured(second, small.batch(), chosen) for chosen in jnp.eye(6)]
+    each = [measure(second, small.batch(), given, chosen) for chosen in jnp.eye(6)]
     return task, given, first, second, third, scalars, gradients.products(each)
 
 
@@ -158,6 +163,16 @@ def test_gradients_of_terms_add_up_to_the_updates(uncertain):
     pairs = [name for name in cosines if name.startswith("cosine/")]
     assert len(pairs) == 6 * 5 / 2
     assert all(-1 <= cosines[name] <= 1 for name in pairs)
+
+
+def test_a_term_that_is_not_finite_spoils_the_gradients_of_no_other(uncertain, measure):
+    _, given, _, second, _, _, products = uncertain
+    losses = given.hyper.losses.replace(gamma=jnp.float32(jnp.nan))
+    spoilt = given._replace(hyper=given.hyper._replace(losses=losses))
+    found = gradients.products([measure(second, small.batch(), spoilt, chosen) for chosen in jnp.eye(6)])
+    others = np.array([name != "center" for name in sorted(given.weights)])
+    assert_close(*({part: np.asarray(p[part])[others][:, others] for part in p} for p in (found, products)))
+    assert np.isnan(np.asarray(found["encoder"])[~others]).all()
 
 
 def test_cosines_are_those_of_the_vectors():
