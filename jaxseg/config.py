@@ -6,6 +6,7 @@ A config file defines ``config = Config(...)``. Numbers are validated here, on t
 import dataclasses
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -448,7 +449,8 @@ class Term:
     Attributes:
       name: what it is logged under: letters, digits and underscores.
       function: where it is: "package.module:function" or "path/to/file.py:function", both searched for from the current
-        folder; it takes `Outputs` and `Targets` of one image and returns a `Sum`.
+        folder; it takes `Outputs` and `Targets` of one image and returns a `Sum`. Arguments `class_weights` and
+        `correction` that nothing gives are those of eq. 1, see `Losses.class_weight_power` and `class_correction`.
       weight: of its mean in the loss.
       constants: names and numbers of further arguments; traced.
       static: names and values of arguments that fix the program, such as a radius in elements or "positives".
@@ -477,6 +479,11 @@ class Term:
             _check(
                 isinstance(value, int | float) and math.isfinite(value),
                 f"`{title}.constants` are finite numbers: {name} is {value!r}. What is none goes into `static`.",
+            )
+        for name, fixed in self.static:
+            _check(
+                isinstance(fixed, int | str),
+                f"`{title}.static` are whole numbers and texts: {name} is {fixed!r}. Others go into `constants`.",
             )
         names = [name for name, _ in (*self.constants, *self.static)]
         _check(len(set(names)) == len(names), f"`{title}` gives an argument twice. Give each once.")
@@ -748,6 +755,7 @@ class Classification:
     train: Train = field(default_factory=Train)
 
     def __post_init__(self) -> None:
+        _choices(self)
         _range(self.seed, "seed", 0, 2**32 - 1)
 
 
@@ -780,6 +788,7 @@ class Config:
     train: Train = field(default_factory=Train)
 
     def __post_init__(self) -> None:
+        _choices(self)
         _range(self.seed, "seed", 0, 2**32 - 1)
         k, stride = self.superpixels.size, self.model.encoder_stride
         _check(
@@ -812,20 +821,34 @@ FREE = frozenset({"data.root", "data.cache", "data.workers", "data.colors", "mod
 """Settings inside those sections that may differ all the same: they say where things are and how they look."""
 
 
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(config: Any) -> dict[str, Any]:
     """Dotted name to value of every setting; of what there may be several, each has its name in it."""
-    flat: dict[str, Any] = {}
+    return {name: value for name, _, value in _settings(config)}
+
+
+def _settings(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Dotted name, type and value of every setting."""
     hints = get_type_hints(type(config))
     for f in dataclasses.fields(config):
         value, name = getattr(config, f.name), f"{prefix}{f.name}"
         if dataclasses.is_dataclass(value):
-            flat |= flatten(value, f"{name}.")
+            yield from _settings(value, f"{name}.")
         elif _listed(hints[f.name]):
             for item in value:
-                flat |= flatten(item, f"{name}.{item.name}.")
+                yield from _settings(item, f"{name}.{item.name}.")
         else:
-            flat[name] = value
-    return flat
+            yield name, hints[f.name], value
+
+
+def _choices(config: Any) -> None:
+    """Refuses what a setting does not list. Called by whole configs, which files, options and stored runs all make."""
+    for name, hint, value in _settings(config):
+        if get_origin(hint) is Literal:
+            listed = get_args(hint)
+            _check(
+                any(type(value) is type(choice) and value == choice for choice in listed),
+                f"`{name}` must be one of {', '.join(map(str, listed))}: got {value!r}.",
+            )
 
 
 def places(config: Any, prefix: str = "") -> dict[str, str]:
@@ -896,11 +919,7 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
         return _build(hint, value, f"{name}.")  # type: ignore[arg-type]
     if _listed(hint):
         return tuple(_build(_listed(hint), item, f"{name}.") for item in value)
-    if isinstance(value, list):
-        return _tuple(value)
-    if get_origin(hint) is Literal:
-        _check(value in get_args(hint), f"`{name}` must be one of {', '.join(map(str, get_args(hint)))}: got {value}.")
-    return value
+    return _tuple(value)
 
 
 def _tuple(value: Any) -> Any:

@@ -1,4 +1,5 @@
 import dataclasses
+from typing import Literal, get_origin, get_type_hints
 
 import pytest
 
@@ -123,6 +124,10 @@ def test_overrides_know_terms_by_name():
             "`losses.terms.a.constants` are finite numbers: by is nan. What is none goes into `static`.",
         ),
         (
+            lambda: config.Term("a", "m:f", static=(("by", 0.5),)),
+            "`losses.terms.a.static` are whole numbers and texts: by is 0.5. Others go into `constants`.",
+        ),
+        (
             lambda: config.Term("a", "m:f", constants=(("by", 1.0),), static=(("by", 1),)),
             "`losses.terms.a` gives an argument twice. Give each once.",
         ),
@@ -163,6 +168,46 @@ def test_values_are_checked(build, message):
     with pytest.raises(config.UserError) as error:
         build()
     assert str(error.value) == message
+
+
+def listed(settings, prefix=""):
+    """Dotted names of all settings that list their values."""
+    for name, hint in get_type_hints(type(settings)).items():
+        if dataclasses.is_dataclass(getattr(settings, name)):
+            yield from listed(getattr(settings, name), f"{prefix}{name}.")
+        elif get_origin(hint) is Literal:
+            yield f"{prefix}{name}"
+
+
+def replaced(settings, name, value):
+    """With the setting of a dotted name replaced."""
+    first, _, rest = name.partition(".")
+    return dataclasses.replace(settings, **{first: replaced(getattr(settings, first), rest, value) if rest else value})
+
+
+KINDS = {"segmentation": config.Config(), "classification": config.Classification()}
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in KINDS for name in listed(KINDS[kind])])
+def test_a_value_that_is_not_listed_is_refused(kind, name):
+    for value in ("misspelt", 4.0, None):
+        with pytest.raises(config.UserError, match=rf"^`{name}` must be one of [^:]+: got {value!r}\.$"):
+            replaced(KINDS[kind], name, value)
+
+
+def test_a_misspelt_value_is_refused_however_it_is_given(tmp_path):
+    term = 'Losses(terms=(Term("dice", "jaxseg.losses.semantic:dice", task="sematic"),))'
+    cases = (("Losses(weighting='uncertain')", "weighting", "uncertain"), (term, r"terms\.dice\.task", "sematic"))
+    for source, name, value in cases:
+        message = rf"^`losses\.{name}` must be one of .*: got '{value}'\.$"
+        (tmp_path / "own.py").write_text(f"from jaxseg.config import *\nconfig = Config(losses={source})\n")
+        with pytest.raises(config.UserError, match=message):
+            cli.read_config(tmp_path / "own.py")
+    with pytest.raises(config.UserError, match=r"invalid choice 'uncertain' for argument '--losses\.weighting'"):
+        cli.override(config.Config(), ["--losses.weighting", "uncertain"])
+    for right, wrong in (('"uncertainty"', '"uncertain"'), ('"task": "none"', '"task": "non"')):
+        with pytest.raises(config.UserError, match=r"is not a config of this version: `losses\..*` must be one of"):
+            config.from_json(config.to_json(WITH_TERMS).replace(right, wrong))
 
 
 def test_stored_config_of_another_version_is_refused():

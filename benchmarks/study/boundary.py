@@ -11,7 +11,7 @@ _term = Term(
     "border",
     "jaxseg.losses.semantic:boundary_cross_entropy",
     weight=0.25,
-    constants=(("weight", 2.0), ("correction", 1.0)),
+    constants=(("weight", 2.0),),
     static=(("radius", 1),),
 )
 config = replace(_recipe, losses=replace(_recipe.losses, semantic=0.25, terms=(_term,)))

@@ -35,6 +35,8 @@ def train(settings: config.Run, workdir: storage.Folder) -> state.TrainState:
     _require_terms(settings)
     parallel.devices_for(settings.train.batch, settings.train.accumulate)
     before = _shared(workdir)
+    if isinstance(settings, config.Config):
+        terms.require_shared(settings.losses)
     with parallel.lead_first():
         settings, layout = resolved(settings, before)
         _require_terms(settings)
@@ -188,7 +190,7 @@ def compare(before: config.Run, settings: config.Run, workdir: storage.Folder, c
     changed = config.differences(before, settings)
     for name, (old, new) in changed.items():
         console.print(f"{name}: was {old}, now {new}", markup=False)
-    refused = sorted(name for name in changed if config.changes_meaning(name))
+    refused = sorted(name for name, both in changed.items() if config.changes_meaning(name) and not terms.moved(*both))
     if refused:
         raise config.UserError(
             f"{workdir} holds another run: {', '.join(refused)} differ. "

@@ -1,20 +1,20 @@
 """Loss terms that a config names: found by their import path, and tried on shapes before anything is computed."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from jaxseg import config, lookup
 from jaxseg.losses import total
 from jaxseg.types import Outputs, Sum, Targets
 
-CLASS_WEIGHTS = "class_weights"
-"""Argument of a function that is given each class's weight of eq. 2, by the config's ``class_weight_power``."""
+SHARED = MappingProxyType({"class_weights": "class_weights", "correction": "class_correction"})
+"""Arguments of a function that are those of eq. 1 where nothing else gives them, and the names of these numbers."""
 
 
 class Own(NamedTuple):
@@ -51,23 +51,19 @@ def find(term: config.Term) -> Own:
 
 
 def terms(
-    own: Sequence[Own],
-    constants: Mapping[str, Mapping[str, Any]],
-    class_weights: Float[Array, " c"],
+    own: Sequence[Own], constants: Mapping[str, Mapping[str, Any]], hyper: total.Hyperparameters
 ) -> dict[str, total.Term]:
     """Functions of (outputs, targets), by name.
 
     Args:
       own: the terms.
       constants: numbers by argument, of each term that takes any.
-      class_weights: for those that have such an argument.
+      hyper: of the paper's terms, for those that have an argument among `SHARED`.
     """
 
     def bound(term: Own) -> total.Term:
-        given = dict(term.static) | dict(constants.get(term.name, {}))
-        if CLASS_WEIGHTS not in given and CLASS_WEIGHTS in _arguments(term.function):
-            given[CLASS_WEIGHTS] = class_weights
-        return partial(term.function, **given)
+        shared = {name: getattr(hyper, SHARED[name]) for name in SHARED.keys() & _arguments(term.function)}
+        return partial(term.function, **shared | dict(term.static) | dict(constants.get(term.name, {})))
 
     return {term.name: bound(term) for term in own}
 
@@ -87,7 +83,8 @@ def check(settings: config.Term, grid: tuple[int, int], classes: int, embedding:
     """
     own, title = find(settings), f"Loss term {settings.name}: {settings.function}"
     constants = {settings.name: {name: jnp.float32(value) for name, value in settings.constants}}
-    term = terms([own], constants, jnp.ones(classes))[settings.name]
+    hyper = total.Hyperparameters(jnp.ones(classes), *jnp.ones(5))
+    term = terms([own], constants, hyper)[settings.name]
     outputs, targets = _shapes(grid, classes, embedding, instances)
     try:
         found = jax.eval_shape(term, outputs, targets)
@@ -139,9 +136,9 @@ def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {line.rstrip('.')}."
 
 
-def _arguments(function: Callable) -> Sequence[str]:
+def _arguments(function: Callable) -> Set[str]:
     """Names of its arguments; none where it does not say."""
     try:
-        return list(inspect.signature(function).parameters)
+        return inspect.signature(function).parameters.keys()
     except (TypeError, ValueError):
-        return []
+        return frozenset()

@@ -6,7 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jaxseg.losses import Scalar, centers, embedding, semantic
 from jaxseg.types import Outputs, Sum, Targets
@@ -80,22 +80,35 @@ def _semantic(hyper: Hyperparameters) -> Term:
     return partial(semantic.cross_entropy, class_weights=hyper.class_weights, correction=hyper.class_correction)
 
 
-def evaluate(terms: Mapping[str, Term], outputs: Outputs, targets: Targets) -> dict[str, Sum]:
+def evaluate(
+    terms: Mapping[str, Term],
+    outputs: Outputs,
+    targets: Targets,
+    chosen: Mapping[str, Bool[Array, ""]] | None = None,
+) -> dict[str, Sum]:
     """Every term, summed over a batch and not divided.
 
     Args:
       terms: function of one image, by name.
       outputs: predictions with a leading batch axis.
       targets: targets with the same leading axis.
+      chosen: by name, which terms are differentiated by the outputs; gradients of others are 0, even where they would
+        not be finite. None for all.
 
     Returns:
       Scalar sums by name: add them over accumulation steps and devices, then `combine` them.
     """
 
-    def over_batch(term: Term) -> Sum:
-        return jax.tree.map(partial(jnp.sum, axis=0), jax.vmap(term)(outputs, targets))
+    def over_batch(name: str, term: Term) -> Sum:
+        seen = outputs if chosen is None else _differentiated(outputs, chosen[name])
+        return jax.tree.map(partial(jnp.sum, axis=0), jax.vmap(term)(seen, targets))
 
-    return {name: over_batch(term) for name, term in terms.items()}
+    return {name: over_batch(name, term) for name, term in terms.items()}
+
+
+def _differentiated(outputs: Outputs, chosen: Bool[Array, ""]) -> Outputs:
+    """The same values. On the way back a choice, where multiplication by 0 would make NaN of what is not finite."""
+    return jax.tree.map(lambda x: jnp.where(chosen, x, jax.lax.stop_gradient(x)), outputs)
 
 
 def combine(
@@ -133,7 +146,7 @@ def uncertain(
     with s the logarithm of each task's variance, and terms j of no task. Both equations of the paper, for regression
     (half of this) and for classification (with s / 2), come to tasks that weigh 1 / (2 L) once s has settled; this one
     comes to 1 / L for each. A task whose loss is not above 0 (it is switched off, or the batch says nothing about it)
-    leaves its s as it is.
+    gives its s no gradient.
 
     Args:
       log_variances: s of each task.

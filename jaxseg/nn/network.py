@@ -47,6 +47,8 @@ def _imported(path: str) -> type[nn.Module]:
     if ":" not in path:
         names = ", ".join(ENCODERS)
         raise ValueError(f'`encoder` must be one of {names}, or an import path "package.module:Class": got {path!r}.')
+    if path.rpartition(":")[0].endswith(".py"):
+        raise ValueError(f'`encoder` is an import path "package.module:Class", not one of a file: got {path!r}.')
     try:
         found = lookup.find(path).value
     except ValueError as error:

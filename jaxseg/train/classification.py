@@ -1,11 +1,12 @@
 """What a classifier learns: cross-entropy with smoothed labels."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jaxseg.train.state import Rates
 from jaxseg.train.step import Evaluated, Numbers
@@ -35,8 +36,16 @@ class Recipe(NamedTuple):
         """The labels."""
         return batch.label
 
-    def evaluate(self, params: Any, batch_stats: Any, batch: ClassBatch, truth: Array, numbers: Numbers) -> Evaluated:
-        """The loss; measured is "top1", the share of images whose class gets the largest logit."""
+    def evaluate(
+        self,
+        params: Any,
+        batch_stats: Any,
+        batch: ClassBatch,
+        truth: Array,
+        numbers: Numbers,
+        chosen: Mapping[str, Bool[Array, ""]] | None = None,
+    ) -> Evaluated:
+        """The loss, of one term; measured is "top1", the share of images whose class gets the largest logit."""
         variables = {"params": params, "batch_stats": batch_stats}
         logits, changed = self.network.apply(variables, batch.image, train=True, mutable=["batch_stats"])
         right = (logits.argmax(-1) == truth).astype(jnp.float32)

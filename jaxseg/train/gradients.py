@@ -42,14 +42,16 @@ def of_term(
       What the next update would add up for this term, over all devices.
     """
     params = {name: part for name, part in state.params.items() if name != states.LOG_VARIANCE}
+    this = dict(zip(sorted(numbers.weights), chosen > 0, strict=True))
 
     def one(part: Any) -> tuple[Any, Array]:
         truth = task.prepare(part, numbers)
 
         def total(params: Any) -> tuple[Array, Array]:
-            found = task.evaluate(params, state.batch_stats, part, truth, numbers).sums
-            totals, counts = zip(*((found[name].total, found[name].count) for name in sorted(found)), strict=True)
-            return jnp.sum(chosen * jnp.stack(totals)), jnp.sum(chosen * jnp.stack(counts))
+            found = task.evaluate(params, state.batch_stats, part, truth, numbers, this).sums
+            totals = {name: value.total for name, value in found.items()}
+            counts = {name: value.count for name, value in found.items()}
+            return _only(totals, this), _only(counts, this)
 
         return jax.grad(total, has_aux=True)(params)
 
@@ -66,8 +68,13 @@ def of_term(
         gradient, count = jax.lax.psum((gradient, count), task.axis_name)
     weights = effective(state, scheduled(numbers, state.step), task)
     # Nothing is differentiated by the divisor, so that sums over parts and devices are divided at the end.
-    by = jnp.sum(chosen * jnp.array([weights[name] for name in sorted(weights)])) / jnp.maximum(count, 1.0)
+    by = _only(weights, this) / jnp.maximum(count, 1.0)
     return jax.tree.map(lambda leaf: by * leaf, gradient)
+
+
+def _only(values: Mapping[str, Array | float], chosen: Mapping[str, Array]) -> Array:
+    """The value of the chosen name, whatever the others are."""
+    return jnp.sum(jnp.array([jnp.where(chosen[name], value, 0.0) for name, value in values.items()]))
 
 
 def products(gradients: Sequence[Mapping[str, Any]]) -> Products:
@@ -126,7 +133,7 @@ class Record:
       start: step that the run goes on from; what was measured later is forgotten.
 
     Raises:
-      UserError: it cannot be written.
+      UserError: it is damaged, or cannot be written.
     """
 
     def __init__(self, workdir: storage.Folder, start: int) -> None:
@@ -143,15 +150,19 @@ class Record:
 
 
 def read(workdir: storage.Folder) -> list[dict[str, Any]]:
-    """What was measured in a run, in the order of steps; nothing where nothing was, or where the file is damaged."""
+    """What was measured in a run, in the order of steps; nothing where nothing was.
+
+    Raises:
+      UserError: the file is damaged.
+    """
     file = workdir / FILE
     if not file.is_file():
         return []
     try:
         rows = [json.loads(line) for line in file.read_bytes().decode(errors="replace").splitlines()]
         return [{"step": int(row["step"]), "norms": row["norms"], "cosines": row["cosines"]} for row in rows]
-    except (ValueError, KeyError, TypeError):
-        return []
+    except (ValueError, KeyError, TypeError) as error:
+        raise config.UserError(f"{file} is damaged. Remove it: later measurements are written anew.") from error
 
 
 def _number(value: Any) -> float | None:

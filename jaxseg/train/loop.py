@@ -214,13 +214,13 @@ class Record:
         if parallel.lead():
             from tensorboardX import SummaryWriter
 
+            self._gradients = gradients.Record(self._workdir, self._start) if self._settings.gradients_every else None
             # That a scalar is not finite is told with step and term; the writer's own lines say neither.
             logging.getLogger("tensorboardX.x2num").setLevel(logging.ERROR)
             self._checkpoints = self._stack.enter_context(Checkpoints(self._workdir, self._settings.keep))
             storage.EventFiles.register()
             self._writer = SummaryWriter(str(self._workdir / "tensorboard"), purge_step=self._start or None)
             self._stack.callback(self._writer.close)
-            self._gradients = gradients.Record(self._workdir, self._start) if self._settings.gradients_every else None
         return self
 
     def __exit__(self, *error: Any) -> None:

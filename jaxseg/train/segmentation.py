@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jaxseg import config, targets
 from jaxseg.losses import own as owns
@@ -80,16 +80,24 @@ class Recipe(NamedTuple):
         """Superpixels and grid targets."""
         return make_targets(batch, self, numbers.hyper.compactness, numbers.hyper.radius)
 
-    def evaluate(self, params: Any, batch_stats: Any, batch: Batch, truth: Targets, numbers: Numbers) -> Evaluated:
+    def evaluate(
+        self,
+        params: Any,
+        batch_stats: Any,
+        batch: Batch,
+        truth: Targets,
+        numbers: Numbers,
+        chosen: Mapping[str, Bool[Array, ""]] | None = None,
+    ) -> Evaluated:
         """Loss terms; measured are the instances that "vanished" on the grid or did not fit ("overflow")."""
         variables = {"params": params, "batch_stats": batch_stats}
         outputs, changed = self.network.apply(variables, batch.image, train=True, mutable=["batch_stats"])
         hyper = numbers.hyper
         terms = loss_terms(hyper.losses, self.clustering, self.normalize)
-        terms |= owns.terms(self.own, hyper.own, hyper.losses.class_weights)
+        terms |= owns.terms(self.own, hyper.own, hyper.losses)
         counted = {"vanished": truth.vanished.sum(), "overflow": truth.overflow.sum()}
         with jax.named_scope("losses"):
-            sums = total.evaluate(terms, outputs, truth)
+            sums = total.evaluate(terms, outputs, truth, chosen)
         return Evaluated(sums, changed.get("batch_stats", {}), counted)
 
 

@@ -164,10 +164,14 @@ def create(
       average: whether a moving average is kept.
       uncertain: tasks whose uncertainty is learnt; each begins with a log-variance of 0.
     """
-    return _created(jax.random.key(seed), network, update, size, average, uncertain)
+    what = (network, update, size, average, uncertain)
+    try:
+        hash(what)
+    except TypeError:  # An encoder from elsewhere may have an array among its fields.
+        return jax.jit(lambda key: _created(key, *what))(jax.random.key(seed))
+    return _created_by_seed(jax.random.key(seed), *what)
 
 
-@partial(jax.jit, static_argnums=(1, 2, 3, 4, 5))
 def _created(
     key: Array,
     network: nn.Module,
@@ -176,7 +180,7 @@ def _created(
     average: bool,
     uncertain: tuple[str, ...],
 ) -> TrainState:
-    """`create`, compiled once for all seeds."""
+    """`create` from a key; pure."""
     variables = network.init(key, jnp.zeros((1, *size, 3)), train=False)
     params, stats = variables["params"], variables.get("batch_stats", {})
     if uncertain:
@@ -184,6 +188,10 @@ def _created(
     kept = {"params": params, "batch_stats": stats} if average else {}
     none = jnp.zeros((), jnp.int32)
     return TrainState(none, params, stats, update.init(params), kept, none, none)
+
+
+_created_by_seed = jax.jit(_created, static_argnums=(1, 2, 3, 4, 5))
+"""Compiled once for all seeds."""
 
 
 def averaged(before: Any, variables: Any, decay: Array | float, step: Array) -> Any:

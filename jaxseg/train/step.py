@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxseg.losses import total
 from jaxseg.train import state as states
@@ -75,8 +75,16 @@ class Task(Protocol):
     def prepare(self, batch: Any, numbers: Numbers) -> Any:
         """What the losses compare with; nothing is differentiated here."""
 
-    def evaluate(self, params: Any, batch_stats: Any, batch: Any, truth: Any, numbers: Numbers) -> Evaluated:
-        """Loss terms of a batch."""
+    def evaluate(
+        self,
+        params: Any,
+        batch_stats: Any,
+        batch: Any,
+        truth: Any,
+        numbers: Numbers,
+        chosen: Mapping[str, Bool[Array, ""]] | None = None,
+    ) -> Evaluated:
+        """Loss terms of a batch; ``chosen`` says by name which of them are differentiated, None all."""
 
 
 def step(

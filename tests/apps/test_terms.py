@@ -1,5 +1,6 @@
 """A run with loss terms of its own: what it stores, how it goes on, and what later commands need of it."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -8,11 +9,12 @@ import sys
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 
 from jaxseg import cli, config
-from jaxseg.apps import export, model
-from jaxseg.apps.tasks import start
-from jaxseg.train import gradients
+from jaxseg.apps import export, model, train
+from jaxseg.apps.tasks import start, terms
+from jaxseg.train import gradients, parallel
 from tests.apps.events import scalars
 from tests.train.runs import assert_same, state
 
@@ -127,6 +129,38 @@ def test_another_source_is_refused_and_so_is_another_weight(tiny, again):
         assert part in str(told.value)
     with pytest.raises(config.UserError, match=r"holds another run: losses\.terms\.soft\.weight differ"):
         cli.train(["--config", str(file), "--workdir", str(again), "--losses.terms.soft.weight", "0.3"])
+
+
+def test_processes_have_the_terms_of_the_leading_one(tmp_path, monkeypatch):
+    """Another file of one process, or a term that it alone has."""
+    losses, told = cli.read_config(write(tmp_path)).losses, []
+    monkeypatch.setattr(parallel, "shared_text", lambda text: told.append(text) or text)
+    terms.require_shared(losses)
+    lead = json.loads(told[0])
+    assert lead.keys() == {"soft", "focal"}
+    for change, names in (({"soft": "0"}, "soft"), ({"third": "", "focal": "1"}, "focal, third")):
+        monkeypatch.setattr(parallel, "shared_text", lambda _, change=change: json.dumps(lead | change))
+        with pytest.raises(config.UserError, match=f"^Loss terms {names} of this process are not those of process 0"):
+            terms.require_shared(losses)
+
+
+def test_a_run_goes_on_from_another_folder(tmp_path, monkeypatch):
+    """Paths of files are stored as from the current folder. Another function of the same file is another run."""
+    settings, run = cli.read_config(write(tmp_path)), tmp_path / "run"
+    terms.keep(settings.losses, run)
+    monkeypatch.chdir(tmp_path)
+    here = dataclasses.replace(settings, losses=terms.resolved(settings.losses))
+    assert here.losses.terms[0].function == "mine.py:soft"
+    monkeypatch.chdir(run)
+    elsewhere = dataclasses.replace(settings, losses=terms.resolved(settings.losses))
+    assert elsewhere.losses.terms[0].function == f"{tmp_path}/mine.py:soft"
+    train.compare(here, elsewhere, run, Console(quiet=True))
+    other = config.from_json(config.to_json(elsewhere).replace("mine.py:soft", "mine.py:no_sum"))
+    with pytest.raises(config.UserError, match=r"another run: losses\.terms\.soft\.function differ"):
+        train.compare(here, other, run, Console(quiet=True))
+    (tmp_path / "mine.py").write_text(SOURCE.replace("scale *", "2 * scale *"))
+    with pytest.raises(config.UserError, match="Loss term soft changed since"):
+        train.compare(here, elsewhere, run, Console(quiet=True))
 
 
 def test_later_commands_need_no_function(tiny, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from jaxseg import config
 from jaxseg.config import Term
-from jaxseg.losses import centers, own, semantic
+from jaxseg.losses import centers, own, semantic, total
 from jaxseg.types import Sum
 
 SHAPES = {"grid": (5, 6), "classes": 4, "embedding": 3, "instances": 4}
@@ -33,16 +33,26 @@ def test_every_term_of_the_package_is_one_that_a_config_may_name(term):
     assert own.find(term).function.__module__.startswith("jaxseg.losses")
 
 
-def test_a_term_gets_its_constants_what_is_static_and_class_weights(outputs, targets):
-    weights = jnp.array([0.5, 1.0, 2.0, 3.0])
-    border = SHIPPED[3]
-    given = own.terms([own.find(border)], {"a": dict(border.constants)}, weights)["a"](outputs, targets)
-    expected = semantic.boundary_cross_entropy(outputs, targets, weights, 2.0, radius=2)
-    assert (float(given.total), float(given.count)) == (float(expected.total), float(expected.count))
+WEIGHTS = jnp.array([0.5, 1.0, 2.0, 3.0])
+HYPER = total.Hyperparameters(WEIGHTS, 0.9, 2.0, 0.1, 1.0, class_correction=0.75)
+
+
+def test_a_term_gets_its_constants_and_what_is_static(outputs, targets):
     soft = SHIPPED[5]
-    given = own.terms([own.find(soft)], {"a": dict(soft.constants)}, weights)["a"](outputs, targets)
+    given = own.terms([own.find(soft)], {"a": dict(soft.constants)}, HYPER)["a"](outputs, targets)
     expected = centers.penalty_reduced_focal(outputs, targets, beta=3.0, normalize="elements")
     np.testing.assert_allclose(given.mean(), expected.mean())
+
+
+def test_a_term_gets_the_class_weights_and_the_correction_of_the_paper_s(outputs, targets):
+    """Of eq. 1, unless the config says otherwise."""
+    plain = own.terms([own.find(SHIPPED[2])], {}, HYPER)["a"](outputs, targets)
+    assert float(plain.total) == float(total.paper_terms(HYPER)["semantic"](outputs, targets).total)
+    border = own.find(SHIPPED[3])
+    for constants, correction in (({"weight": 2.0}, 0.75), ({"weight": 2.0, "correction": 0.0}, 0.0)):
+        given = own.terms([border], {"a": constants}, HYPER)["a"](outputs, targets)
+        expected = semantic.boundary_cross_entropy(outputs, targets, WEIGHTS, 2.0, 2, correction)
+        assert (float(given.total), float(given.count)) == (float(expected.total), float(expected.count))
 
 
 def no_sum(outputs, targets):

@@ -172,8 +172,8 @@ def naive_border(targets, radius):
     return border
 
 
-def naive_boundary(outputs, targets, weight=3.0, radius=1):
-    labels, probs = np.array(targets.semantic), softmax(np.float64(outputs.semantic))
+def naive_boundary(outputs, targets, weight=3.0, radius=1, bias=0.0):
+    labels, probs = np.array(targets.semantic), softmax(np.float64(outputs.semantic) + bias)
     border, total = naive_border(targets, radius), 0.0
     for y, x in np.argwhere(labels != 255):
         label = labels[y, x]
@@ -304,9 +304,17 @@ def test_borders_reach_as_far_as_their_radius(outputs, targets, radius):
     np.testing.assert_allclose(result.total, naive_boundary(outputs, targets, 3.0, radius)[0], rtol=1e-5)
 
 
-def test_without_weight_borders_are_nothing(outputs, targets):
-    result = semantic.boundary_cross_entropy(outputs, targets, WEIGHTS, 0.0)
-    plain = semantic.cross_entropy(outputs, targets, WEIGHTS)
+def test_correction_is_the_equation_of_borders_on_shifted_logits(outputs, targets):
+    result = semantic.boundary_cross_entropy(outputs, targets, WEIGHTS, 3.0, 1, correction=1.0)
+    expected = naive_boundary(outputs, targets, bias=np.log(np.float64(WEIGHTS)))
+    np.testing.assert_allclose((result.total, result.count), expected, rtol=1e-5)
+    assert abs(result.total - naive_boundary(outputs, targets)[0]) > 1
+
+
+@pytest.mark.parametrize("correction", [0.0, 1.0])
+def test_without_weight_borders_are_nothing(outputs, targets, correction):
+    result = semantic.boundary_cross_entropy(outputs, targets, WEIGHTS, 0.0, correction=correction)
+    plain = semantic.cross_entropy(outputs, targets, WEIGHTS, correction)
     np.testing.assert_allclose((result.total, result.count), (plain.total, plain.count), rtol=1e-6)
 
 

@@ -168,6 +168,7 @@ def test_finds_encoders_by_name_and_by_import_path():
             "`encoder` 'no_such_package.module:Class' cannot be imported: ModuleNotFoundError: No module",
         ),
         ("jaxseg.nn.network:Nothing", {}, "cannot be imported: .*Nothing"),
+        ("my/file.py:Class", {}, "`encoder` is an import path .*, not one of a file: got 'my/file.py:Class'"),
         (":Class", {}, "`encoder` ':Class' cannot be imported"),
         (
             "jaxseg.nn.network:WIDTHS",

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 
 from jaxseg import config
 from jaxseg.data import shapes
@@ -46,6 +47,33 @@ def test_loss_is_the_weighted_sum_of_its_terms(numbers):
     assert float(scalars["loss"]) == pytest.approx(float(expected), rel=1e-6)
     assert float(scalars["semantic"]) > 0
     assert float(scalars["attraction"]) > 0
+
+
+class Tinted(nn.Module):
+    """An encoder that cannot be hashed: one of its fields is an array."""
+
+    tint: np.ndarray
+
+    @nn.compact
+    def __call__(self, images, train):
+        return {8: nn.Conv(4, (8, 8), 8)(images * self.tint)}
+
+
+@pytest.mark.parametrize("encoder", [Tinted(np.float32([1, 2, 3])), TinyEncoder()])
+def test_states_differ_by_their_seed_alone(encoder):
+    network = Network(encoder, classes=4, embedding=4, width=0.25)
+    a, again, b = (state.create(network, optax.sgd(0.1), seed, SIZE) for seed in (0, 0, 1))
+    same = [np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(again), strict=True)]
+    differ = [not np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)]
+    assert all(same)
+    assert any(differ)
+
+
+def test_all_seeds_are_one_compilation():
+    update, before = optax.sgd(0.1), state._created_by_seed._cache_size()
+    for seed in range(3):
+        state.create(recipe(update).network, update, seed, SIZE)
+    assert state._created_by_seed._cache_size() == before + 1
 
 
 def test_weights_are_traced(numbers):

@@ -7,7 +7,9 @@ import optax
 import pytest
 
 from jaxseg import config
+from jaxseg.apps.evaluation.losses import section
 from jaxseg.losses import own as owns
+from jaxseg.losses import total
 from jaxseg.losses.own import Own
 from jaxseg.train import debug, faults, gradients, parallel, segmentation, state, step
 from jaxseg.types import Outputs, Sum
@@ -92,15 +94,20 @@ def assert_close(one, other, limit=1e-5):
 
 
 @pytest.fixture(scope="module")
-def uncertain():
+def measure():
+    task = recipe(uncertain=True, frozen=True)
+    return jax.jit(lambda s, b, n, chosen: gradients.of_term(s, b, n, task, chosen))
+
+
+@pytest.fixture(scope="module")
+def uncertain(measure):
     """Two updates, and the gradients before them, by which uncertainties count too."""
     task, given = recipe(uncertain=True, frozen=True), numbers(settings(schedules=()))
     run = jax.jit(lambda s, b: step.step(s, b, given, task))
-    measured = jax.jit(lambda s, b, chosen: gradients.of_term(s, b, given, task, chosen))
     first = begin(task)
     second, scalars = run(first, small.batch())
     third, _ = run(second, small.batch())
-    each = [measured(second, small.batch(), chosen) for chosen in jnp.eye(6)]
+    each = [measure(second, small.batch(), given, chosen) for chosen in jnp.eye(6)]
     return task, given, first, second, third, scalars, gradients.products(each)
 
 
@@ -158,6 +165,16 @@ def test_gradients_of_terms_add_up_to_the_updates(uncertain):
     assert all(-1 <= cosines[name] <= 1 for name in pairs)
 
 
+def test_a_term_that_is_not_finite_spoils_the_gradients_of_no_other(uncertain, measure):
+    _, given, _, second, _, _, products = uncertain
+    losses = given.hyper.losses.replace(gamma=jnp.float32(jnp.nan))
+    spoilt = given._replace(hyper=given.hyper._replace(losses=losses))
+    found = gradients.products([measure(second, small.batch(), spoilt, chosen) for chosen in jnp.eye(6)])
+    others = np.array([name != "center" for name in sorted(given.weights)])
+    assert_close(*({part: np.asarray(p[part])[others][:, others] for part in p} for p in (found, products)))
+    assert np.isnan(np.asarray(found["encoder"])[~others]).all()
+
+
 def test_cosines_are_those_of_the_vectors():
     """(3, 0), (3, 3) and 0 on the encoder; the third has a gradient elsewhere."""
     rows = {"encoder": np.array([[3.0, 0], [3, 3], [0, 0]]), "center": np.array([[0.0], [0], [2]])}
@@ -183,7 +200,12 @@ def test_what_was_measured_after_the_step_to_go_on_from_is_forgotten(tmp_path):
     gradients.Record(tmp_path, 5).add({"step": 8, "norms": {}, "cosines": {}})
     assert [row["step"] for row in gradients.read(tmp_path)] == [2, 4, 8]
     (tmp_path / gradients.FILE).write_bytes(b'{"step": 2}\n\xff')
-    assert gradients.read(tmp_path) == []
+    for use in (gradients.read, lambda folder: gradients.Record(folder, 0)):
+        with pytest.raises(config.UserError, match=r"gradients\.jsonl is damaged\. Remove it: later"):
+            use(tmp_path)
+    page = section(config.Config(), tmp_path)
+    assert "gradients.jsonl is damaged" in page.text[-1]
+    assert len(page.tables) == 1
     (tmp_path / "file").touch()
     with pytest.raises(config.UserError, match=r"gradients\.jsonl cannot be written"):
         gradients.Record(tmp_path / "file", 0).add({})
@@ -205,7 +227,7 @@ def fragile(outputs, targets):
 
 def test_debug_mode_names_the_line_of_a_term():
     """What runs again one operation at a time is a step of this term alone, as that of a network takes a minute."""
-    own = owns.terms([Own("fragile", fragile)], {}, jnp.ones(4))
+    own = owns.terms([Own("fragile", fragile)], {}, total.Hyperparameters(jnp.ones(4), *jnp.ones(5)))
     outputs = Outputs(*(jnp.ones((1, 2, 3, *more)) for more in ((4,), (2,), ())))
     with pytest.raises(config.UserError, match=r"step 3: .*nan.* at .*test_terms\.py:\d+ \(.*jnp\.log"), debug.nans(3):
         jax.jit(jax.vmap(lambda o: own["fragile"](o, None)))(outputs)

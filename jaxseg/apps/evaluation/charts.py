@@ -16,7 +16,8 @@ DASHES = ("", "6 3", "2 3", "8 3 2 3")
 
 WIDTH, HEIGHT = 460, 300
 LEFT, RIGHT, TOP, BOTTOM = 56, 14, 34, 46
-DECADES = 20
+
+LOG_FROM = 20
 """Factor between values from which an axis grows by factors."""
 
 APART = 26
@@ -130,14 +131,14 @@ def spread(
       x_label: what varies.
       y_label: what was measured, with its unit.
       series: name to the measurements at each value; there may be none.
-      values: numbers, whose axis grows by factors where they differ by a factor of `DECADES`; or texts, side by side.
+      values: numbers, whose axis grows by factors where they differ by a factor of `LOG_FROM`; or texts, side by side.
 
     Returns:
       The SVG element.
     """
     labels = [v if isinstance(v, str) else f"{v:g}" for v in values]
     numbers = np.array([i if isinstance(v, str) else v for i, v in enumerate(values)], float)
-    log_x = not isinstance(values[0], str) and numbers.min() > 0 and bool(numbers.max() / numbers.min() >= DECADES)
+    log_x = not isinstance(values[0], str) and numbers.min() > 0 and bool(numbers.max() / numbers.min() >= LOG_FROM)
     reached = [_reach(some) for rows in series.values() for some in rows if len(some)]
     frame = Frame(_range([numbers], log_x), _range(reached), log_x)
     parts = [_axes(title, x_label, y_label, frame, numbers.tolist(), labels)]

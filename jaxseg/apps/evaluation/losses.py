@@ -23,7 +23,11 @@ def section(settings: config.Config, workdir: storage.Folder) -> report.Section:
     if settings.losses.weighting == "uncertainty":
         text.append("Terms of a task are divided by its uncertainty, which was learnt with the network.")
     tables = [report.Table("", list(_terms(settings)))]
-    measured = gradients.read(workdir)
+    measured: list[dict[str, Any]] = []
+    try:
+        measured = gradients.read(workdir)
+    except config.UserError as error:
+        text.append(str(error))
     if measured:
         text.append(
             "Gradients are of each term by itself, weighted as in the loss. On the encoder terms compete: those of a "

@@ -1,12 +1,15 @@
 """Loss terms of one's own in a run: tried before data is read, and their source kept with the run."""
 
 import dataclasses
+import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 from jaxseg import config, lookup
 from jaxseg.apps import files
 from jaxseg.losses import own
-from jaxseg.train import storage
+from jaxseg.train import parallel, storage
 
 FOLDER = "terms"
 """Where a run's folder keeps the source of each term."""
@@ -37,6 +40,22 @@ def require(settings: config.Config) -> None:
             own.find(term)
 
 
+def require_shared(losses: config.Losses) -> None:
+    """Refuses terms whose source is not that of the leading process; all processes of a run call this together.
+
+    Raises:
+      UserError: naming them.
+    """
+    own = {term.name: _digest(_source(term)) for term in losses.terms}
+    lead = json.loads(parallel.shared_text(json.dumps(own)) or "{}")
+    other = sorted(name for name in own.keys() | lead.keys() if own.get(name) != lead.get(name))
+    if other:
+        raise config.UserError(
+            f"Loss terms {', '.join(other)} of this process are not those of process 0. "
+            "Give all processes of a run the same config and the same files."
+        )
+
+
 def compare(losses: config.Losses, workdir: storage.Folder) -> None:
     """Refuses terms whose source is not that which a run began with.
 
@@ -50,6 +69,15 @@ def compare(losses: config.Losses, workdir: storage.Folder) -> None:
                 f"Loss term {term.name} changed since {workdir} began: {source} is not {kept}. Restore it, or give "
                 f"another --workdir; to go on with it all the same, remove {kept}."
             )
+
+
+def moved(old: Any, new: Any) -> bool:
+    """Whether two import paths are of one name in files.
+
+    Where a file lies depends on the current folder and on the machine; `compare` looks at what is in it.
+    """
+    (before, name), (after, other) = (str(path).rpartition(":")[::2] for path in (old, new))
+    return name == other and before.endswith(".py") and after.endswith(".py")
 
 
 def keep(losses: config.Losses, workdir: storage.Folder) -> None:
@@ -66,6 +94,11 @@ def keep(losses: config.Losses, workdir: storage.Folder) -> None:
 
 def _kept(workdir: storage.Folder, term: config.Term) -> storage.Folder:
     return workdir / FOLDER / f"{term.name}.py"
+
+
+def _digest(source: Path | None) -> str:
+    """Of a file's bytes; empty where there is none."""
+    return "" if source is None else hashlib.sha256(source.read_bytes()).hexdigest()
 
 
 def _source(term: config.Term) -> Path | None:
