@@ -153,6 +153,18 @@ def test_values_and_seeds_may_be_added(swept, tmp_path, capsys):
     assert [row["n"] for row in found["settings"]] == [2, 2, 2]
 
 
+def test_what_finished_runs_learnt_from_is_compared_too(swept, tmp_path):
+    """Otherwise figures of other images would stand beside those of added seeds."""
+    _, folder, _ = swept
+    again = tmp_path / "sweep"
+    shutil.copytree(folder, again)
+    kept = again / "alpha=0.9_learning_rate=0.01_seed=1" / "class_frequencies.json"
+    kept.write_text(json.dumps(json.loads(kept.read_text()) | {"images": "others"}))
+    with pytest.raises(config.UserError, match=r"training images of .* changed since .*seed=1 began"):
+        cli.sweep(argv(swept, again, seeds="3"))
+    assert not list(again.glob("*_seed=2"))
+
+
 def test_a_run_that_diverges_stops_no_other(swept, tmp_path, capsys):
     """A rate of 1e30 gives parameters whose loss is not finite; it is reported, and not tried again."""
     cli.sweep(argv(swept, tmp_path, "--train.steps", "6", alphas="0.9", rates="1e30,1e-2", seeds="1"))
