@@ -242,6 +242,17 @@ def test_loss_terms_fix_a_program_by_which_they_are():
     assert len({of(), one, short}) == 3
 
 
+def test_loss_terms_vary_by_name():
+    base = config.Config(losses=config.Losses(terms=(config.Term("own", "a.b:c"),)))
+    runs = plan.plan(base, {"losses.terms.own.weight": ["1", "2"]}, [0], cli.override)
+    assert [run.settings.losses.terms[0].weight for run in runs] == [1, 2]
+    place = r"--vary losses\.terms\.0\.weight: give its name, not its place: losses\.terms\.own\.weight\."
+    with pytest.raises(config.UserError, match=place):
+        plan.plan(base, {"losses.terms.0.weight": ["1", "2"]}, [0], cli.override)
+    with pytest.raises(config.UserError, match=r"--vary losses\.terms\.own\.name: it cannot be varied"):
+        plan.plan(base, {"losses.terms.own.name": ["one", "other"]}, [0], cli.override)
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
