@@ -272,6 +272,7 @@ def test_loss_terms_vary_by_name():
         (["--vary", "train.batch=4,6", "--train.accumulate", "4"], r"`train\.accumulate` must divide `train\.batch` 6"),
         (["--train.debug"], r"not for debugging"),
         (["--train.gradients-every", "5"], r"A sweep measures no gradients"),
+        (["--vary", "train.gradients-every=0,10"], r"A sweep measures no gradients"),
         (["--together", "-1"], r"--together must be at least 1"),
     ],
 )

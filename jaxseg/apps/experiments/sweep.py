@@ -149,7 +149,7 @@ def sweep(
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     if parallel.managed() or base.train.debug:
         raise config.UserError("A sweep is one process, and not for debugging. Train single runs with train.py.")
-    if base.train.gradients_every:
+    if any(run.settings.train.gradients_every for run in planned):
         raise config.UserError(
             "A sweep measures no gradients. Leave --train.gradients-every to single runs of train.py."
         )
