@@ -181,6 +181,16 @@ def test_a_run_that_diverges_stops_no_other(swept, tmp_path, capsys):
     assert (tmp_path / bad["folder"] / "result.json").stat().st_mtime_ns == before
 
 
+def test_an_update_that_is_left_out_has_no_loss_in_the_curve(tmp_path):
+    settings = config.Config()
+    run = sweep.Run(plan.Planned("one", {}, 0, settings), settings, tmp_path, None, 0)
+    for done, loss in ((1, 2.0), (2, np.nan), (3, 1.0)):
+        run.told(done, {"loss": loss}, 0.5, "")
+    known = json.loads((tmp_path / "result.json").read_text())
+    assert known["curve"] == {"step": [1, 3], "loss": [2.0, 1.0]}
+    assert (known["step"], known["seconds"]) == (3, 1.5)
+
+
 def test_runs_of_other_programs_are_trained_too(swept, tmp_path):
     """Superpixels of another size are another network; targets of another radius are not. Two at once, by vmap."""
     vary = ["--vary", "superpixels.size=4,8", "--vary", "targets.radius=1,1.5", "--train.steps", "2"]

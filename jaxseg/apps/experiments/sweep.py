@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -119,8 +120,10 @@ class Run:
             self.known["diverged"] = {"step": done, "reason": fault}
         else:
             self.known["step"] = done
-            self.known["curve"]["step"].append(done)
-            self.known["curve"]["loss"].append(values["loss"])
+            # An update that was left out has no loss; NaN would be no JSON.
+            if math.isfinite(values["loss"]):
+                self.known["curve"]["step"].append(done)
+                self.known["curve"]["loss"].append(values["loss"])
         self.write()
 
     def write(self) -> None:
