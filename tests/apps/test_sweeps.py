@@ -14,6 +14,7 @@ from tensorboardX.proto import event_pb2
 from jaxseg import cli, config
 from jaxseg.apps import model
 from jaxseg.apps.experiments import plan, sweep
+from jaxseg.train import parallel
 from tests.train.runs import Training, assert_same, saved
 from tests.train.runs import state as last_state
 
@@ -211,6 +212,12 @@ def test_a_signal_saves_every_run(swept, tmp_path):
     assert "Traceback" not in said
     names = [f"alpha={alpha}_seed=0" for alpha in (0.25, 0.5, 0.9)]
     assert [saved(tmp_path / "sweep" / name) for name in names] == [[0, int(step)]] * 3
+
+
+@pytest.mark.parametrize(("count", "together", "slots"), [(2, 8, 2), (8, 2, 4), (3, 2, 4), (1, 0, 1)])
+def test_a_call_has_no_more_places_than_runs_need(count, together, slots):
+    """Two devices; with two runs each, the last of three has one beside it that nobody looks at."""
+    assert parallel.Variants(None, count, together).slots == slots
 
 
 @pytest.mark.parametrize(
