@@ -76,7 +76,8 @@ def run(variants: Sequence[Variant], program: parallel.Variants) -> None:
         for member in members:
             stack.enter_context(member.record)
         calls = [_Call(members[i : i + program.slots], program) for i in range(0, len(members), program.slots)]
-        feeds = {member.feed: member.batches() for member in members}
+        readers = {member.feed: member for member in members}
+        feeds = {feed: reader.batches() for feed, reader in readers.items()}
         interrupt, done = stack.enter_context(Interrupt()), first
         while any(call.runs() for call in calls):
             wanted = {member.feed for member in members if member.runs}
