@@ -42,13 +42,14 @@ class Variant(NamedTuple):
 class Told(Protocol):
     """Is told how a run goes."""
 
-    def __call__(self, done: int, values: Mapping[str, float], seconds: float, fault: str) -> None:
+    def __call__(self, done: int, values: Mapping[str, float], seconds: float, saved: bool, fault: str) -> None:
         """Takes what is new.
 
         Args:
           done: updates so far.
           values: scalars of the last one.
           seconds: this run's share of the time since the last call.
+          saved: whether this state is saved.
           fault: what was not finite, where the run comes to its end for it; empty otherwise.
         """
 
@@ -171,7 +172,7 @@ class _Member:
 
     def _tell(self, done: int, fault: str = "") -> None:
         now = self._clock()
-        self.variant.told(done, self.values, now - self._since, fault)
+        self.variant.told(done, self.values, now - self._since, self.record.saved() == done, fault)
         self._since = now
 
 

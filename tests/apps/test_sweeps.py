@@ -182,11 +182,12 @@ def test_a_run_that_diverges_stops_no_other(swept, tmp_path, capsys):
     assert (tmp_path / bad["folder"] / "result.json").stat().st_mtime_ns == before
 
 
-def test_an_update_that_is_left_out_has_no_loss_in_the_curve(tmp_path):
+def test_results_are_stored_with_checkpoints_and_without_losses_that_are_not_finite(tmp_path):
     settings = config.Config()
     run = sweep.Run(plan.Planned("one", {}, 0, settings), settings, tmp_path, None, 0)
     for done, loss in ((1, 2.0), (2, np.nan), (3, 1.0)):
-        run.told(done, {"loss": loss}, 0.5, "")
+        run.told(done, {"loss": loss}, 0.5, done == 3, "")
+        assert (tmp_path / "result.json").is_file() == (done == 3)
     known = json.loads((tmp_path / "result.json").read_text())
     assert known["curve"] == {"step": [1, 3], "loss": [2.0, 1.0]}
     assert (known["step"], known["seconds"]) == (3, 1.5)

@@ -113,8 +113,8 @@ class Run:
         self._trust(int(begin.step))
         return jax.tree.map(np.asarray, begin)
 
-    def told(self, done: int, values: Mapping[str, float], seconds: float, fault: str) -> None:
-        """Keeps what training tells, where its checkpoints are, too."""
+    def told(self, done: int, values: Mapping[str, float], seconds: float, saved: bool, fault: str) -> None:
+        """Keeps what training tells; stores it with each checkpoint, and where the run comes to its end."""
         self.known["seconds"] += seconds
         if fault:
             self.known["diverged"] = {"step": done, "reason": fault}
@@ -124,7 +124,8 @@ class Run:
             if math.isfinite(values["loss"]):
                 self.known["curve"]["step"].append(done)
                 self.known["curve"]["loss"].append(values["loss"])
-        self.write()
+        if saved or fault:
+            self.write()
 
     def write(self) -> None:
         """Stores what is known."""
