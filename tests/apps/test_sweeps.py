@@ -9,12 +9,12 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from tensorboardX.proto import event_pb2
 
 from jaxseg import cli, config
 from jaxseg.apps import model
 from jaxseg.apps.experiments import plan, sweep
 from jaxseg.train import parallel
+from tests.apps.events import scalars
 from tests.train.runs import Training, assert_same, saved
 from tests.train.runs import state as last_state
 
@@ -39,19 +39,6 @@ def write(folder):
     file = folder / "tiny.py"
     file.write_text(CONFIG.format(cache=str(folder / "cache"), steps=STEPS))
     return file
-
-
-def scalars(workdir, tag):
-    """Step to value of a scalar in TensorBoard's files."""
-    found = {}
-    for file in sorted((workdir / "tensorboard").iterdir()):
-        content = file.read_bytes()
-        while content:
-            size = int.from_bytes(content[:8], "little")
-            event, content = event_pb2.Event.FromString(content[12 : 12 + size]), content[16 + size :]
-            values = [value.simple_value for value in event.summary.value if value.tag == tag]
-            found |= {event.step: values[0]} if values else {}
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +73,9 @@ def test_a_run_of_a_sweep_is_the_run_alone(swept, tmp_path, alpha, rate, seed):
     argv = ["--config", str(file), "--workdir", str(tmp_path), "--losses.alpha", alpha, "--seed", str(seed)]
     cli.train([*argv, "--optimizer.learning-rate", rate])
     one = folder / f"alpha={alpha}_learning_rate={rate}_seed={seed}"
+    mine, theirs = (scalars(path / "tensorboard") for path in (one, tmp_path))
     for tag in ("train/loss", "train/center", "train/learning_rate"):
-        together, alone = scalars(one, tag), scalars(tmp_path, tag)
+        together, alone = dict(mine[tag]), dict(theirs[tag])
         assert list(together) == list(alone) == list(range(1, STEPS + 1))
         limit = 1e-6 if tag == "train/learning_rate" else 1e-3
         np.testing.assert_allclose(list(together.values()), list(alone.values()), rtol=limit)
