@@ -65,8 +65,8 @@ def plan(
         _require_name(name, base)
     runs = []
     for texts in itertools.product(*vary.values()):
-        words = [w for name, text in zip(vary, texts, strict=True) for w in _words(name, text, known.get(name))]
-        settings = override(base, words)
+        given = [w for name, text in zip(vary, texts, strict=True) for w in words(name, text, known.get(name))]
+        settings = override(base, given)
         found = config.flatten(settings)
         values = {name: found[name] for name in vary}
         for seed in seeds:
@@ -96,7 +96,7 @@ def _require_name(name: str, base: config.Config) -> None:
             raise config.UserError(f"--vary {option}: it cannot be varied. Give the name that the config has.")
 
 
-def _words(name: str, text: str, before: Any) -> list[str]:
+def words(name: str, text: str, before: Any) -> list[str]:
     """A setting as words of a command line; a value of several parts has blanks between them.
 
     Raises:
