@@ -1,5 +1,6 @@
 """Sweeps: the runs are those that train.py makes, one program trains them all, and a stopped sweep goes on."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -13,7 +14,9 @@ import pytest
 from jaxseg import cli, config
 from jaxseg.apps import model
 from jaxseg.apps.experiments import plan, sweep
+from jaxseg.data import pipeline
 from jaxseg.train import parallel
+from tests.apps import test_terms as own
 from tests.apps.events import scalars
 from tests.train.runs import Training, assert_same, saved
 from tests.train.runs import state as last_state
@@ -41,11 +44,10 @@ def write(folder):
     return file
 
 
-@pytest.fixture(scope="module")
-def swept(tmp_path_factory):
-    """(config file, folder of a sweep, the programs that were compiled for it)."""
-    folder = tmp_path_factory.mktemp("swept")
-    file, compiled = write(folder), []
+@contextlib.contextmanager
+def compilations():
+    """Names of the programs that are compiled meanwhile."""
+    compiled = []
 
     def listen(event, _, fun_name="", **__):
         if event.endswith("backend_compile_duration"):
@@ -53,10 +55,19 @@ def swept(tmp_path_factory):
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        argv = ["--config", str(file), "--workdir", str(folder / "sweep"), "--seeds", "2"]
-        cli.sweep([*argv, "--vary", "losses.alpha=0.25,0.9", "--vary", "optimizer.learning-rate=1e-2,3e-3"])
+        yield compiled
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """(config file, folder of a sweep, the programs that were compiled for it)."""
+    folder = tmp_path_factory.mktemp("swept")
+    file = write(folder)
+    with compilations() as compiled:
+        argv = ["--config", str(file), "--workdir", str(folder / "sweep"), "--seeds", "2"]
+        cli.sweep([*argv, "--vary", "losses.alpha=0.25,0.9", "--vary", "optimizer.learning-rate=1e-2,3e-3"])
     return file, folder / "sweep", compiled
 
 
@@ -201,6 +212,29 @@ def test_a_signal_saves_every_run(swept, tmp_path):
     assert "Traceback" not in said
     names = [f"alpha={alpha}_seed=0" for alpha in (0.25, 0.5, 0.9)]
     assert [saved(tmp_path / "sweep" / name) for name in names] == [[0, int(step)]] * 3
+
+
+def test_loss_terms_of_ones_own_are_swept(tmp_path, monkeypatch):
+    """With a schedule and learnt uncertainties; the first losses differ by that of the weight that varies."""
+    file, made, train_batches = own.write(tmp_path), [], pipeline.train_batches
+    monkeypatch.setattr(pipeline, "train_batches", lambda *a, **more: made.append(a) or train_batches(*a, **more))
+    given = ["--config", str(file), "--workdir", str(tmp_path / "sweep"), "--train.gradients-every", "0"]
+    given += ["--train.steps", "2", "--vary", "losses.terms.soft.weight=0.1,0.5"]
+    with compilations() as compiled:
+        cli.sweep(given)
+    assert compiled.count("jit(_fun)") == 1
+    assert len(made) == 1  # Runs of a seed share their images.
+    runs = [tmp_path / "sweep" / f"weight={weight}_seed=0" for weight in ("0.1", "0.5")]
+    assert [(run / "terms" / "soft.py").read_text() for run in runs] == [own.SOURCE] * 2
+    low, high = ({tag: dict(values) for tag, values in scalars(run / "tensorboard").items()} for run in runs)
+    assert low["train/soft"][1] == pytest.approx(high["train/soft"][1], rel=1e-5)
+    assert low["train/soft"][1] > 0
+    assert high["train/loss"][1] - low["train/loss"][1] == pytest.approx(0.4 * low["train/soft"][1], rel=1e-3)
+    assert low["train/weight/attraction"] == pytest.approx({1: 1.0, 2: 0.75})
+    assert low["train/log_variance/embedding"].keys() == {1, 2}
+    (tmp_path / "mine.py").write_text(own.SOURCE.replace("scale *", "2 * scale *"))
+    with pytest.raises(config.UserError, match="Loss term soft changed since"):
+        cli.sweep([*given, "--seeds", "2"])
 
 
 @pytest.mark.parametrize(("count", "together", "slots"), [(2, 8, 2), (8, 2, 4), (3, 2, 4), (1, 0, 1)])
