@@ -28,6 +28,10 @@ from typing import Any
 
 import turns
 
+from jaxseg import cli
+from jaxseg.apps.experiments import plan
+from jaxseg.config import flatten
+
 ROOT = Path(__file__).parents[1]
 FIRST = 10
 """Losses that are compared, and steps that are not timed."""
@@ -70,12 +74,13 @@ def _scientific(value: float | None) -> str | None:
 def _measured(options: argparse.Namespace, rest: list[str], scratch: Path) -> list[dict[str, Any]]:
     """A row for the runs alone, and one for each sweep."""
     config = ["--config", str(options.config), *rest]
-    names = [word.split("=")[0] for word in options.vary]
+    known = flatten(cli.read_segmentation(options.config))
+    names = [word.split("=")[0].replace("-", "_") for word in options.vary]
     values = list(itertools.product(*(word.split("=")[1].split(",") for word in options.vary)))
     alone: dict[str, Curve] = {}
     seconds, cache = 0.0, {"JAX_COMPILATION_CACHE_DIR": str(scratch / "cache")}
     for texts, seed in itertools.product(values, range(options.seeds)):
-        words = [w for name, text in zip(names, texts, strict=True) for w in (f"--{name}", text)]
+        words = [w for name, text in zip(names, texts, strict=True) for w in plan.words(name, text, known.get(name))]
         folder = scratch / f"alone{len(alone)}"
         seconds += _command(["train", *config, "--workdir", str(folder), *words, "--seed", str(seed)], cache)
         alone[f"{len(alone)}"] = _curve(folder)

@@ -316,13 +316,13 @@ class Variants:
         Args:
           task: static parts of the step, for a lone device.
           count: how many runs there are.
-          together: runs that a device computes at once, by `jax.vmap`; 0 chooses. On processors that is one: gradients
-            of convolutions take several times as long under `jax.vmap`. Accelerators have room for more.
+          together: runs that a device computes at once, by `jax.vmap`, at most; 0 chooses. On processors that is one:
+            gradients of convolutions take several times as long under `jax.vmap`. Accelerators have room for more.
           accumulate: parts that each run's examples are computed in.
         """
         here = jax.local_devices()
         each = -(-count // len(here))
-        self._together = together or (1 if here[0].platform == "cpu" else min(each, TOGETHER))
+        self._together = min(together, count) or (1 if here[0].platform == "cpu" else min(each, TOGETHER))
         self._devices = here[: -(-count // self._together)]
         self.slots = len(self._devices) * self._together
         single = self._together == 1

@@ -42,13 +42,14 @@ class Variant(NamedTuple):
 class Told(Protocol):
     """Is told how a run goes."""
 
-    def __call__(self, done: int, values: Mapping[str, float], seconds: float, fault: str) -> None:
+    def __call__(self, done: int, values: Mapping[str, float], seconds: float, saved: bool, fault: str) -> None:
         """Takes what is new.
 
         Args:
           done: updates so far.
           values: scalars of the last one.
           seconds: this run's share of the time since the last call.
+          saved: whether this state is saved.
           fault: what was not finite, where the run comes to its end for it; empty otherwise.
         """
 
@@ -76,7 +77,8 @@ def run(variants: Sequence[Variant], program: parallel.Variants) -> None:
         for member in members:
             stack.enter_context(member.record)
         calls = [_Call(members[i : i + program.slots], program) for i in range(0, len(members), program.slots)]
-        feeds = {member.feed: member.batches() for member in members}
+        readers = {member.feed: member for member in members}
+        feeds = {feed: reader.batches() for feed, reader in readers.items()}
         interrupt, done = stack.enter_context(Interrupt()), first
         while any(call.runs() for call in calls):
             wanted = {member.feed for member in members if member.runs}
@@ -170,7 +172,7 @@ class _Member:
 
     def _tell(self, done: int, fault: str = "") -> None:
         now = self._clock()
-        self.variant.told(done, self.values, now - self._since, fault)
+        self.variant.told(done, self.values, now - self._since, self.record.saved() == done, fault)
         self._since = now
 
 

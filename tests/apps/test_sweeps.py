@@ -1,5 +1,6 @@
 """Sweeps: the runs are those that train.py makes, one program trains them all, and a stopped sweep goes on."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -9,11 +10,14 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from tensorboardX.proto import event_pb2
 
 from jaxseg import cli, config
 from jaxseg.apps import model
 from jaxseg.apps.experiments import plan, sweep
+from jaxseg.data import pipeline
+from jaxseg.train import parallel
+from tests.apps import test_terms as own
+from tests.apps.events import scalars
 from tests.train.runs import Training, assert_same, saved
 from tests.train.runs import state as last_state
 
@@ -40,24 +44,10 @@ def write(folder):
     return file
 
 
-def scalars(workdir, tag):
-    """Step to value of a scalar in TensorBoard's files."""
-    found = {}
-    for file in sorted((workdir / "tensorboard").iterdir()):
-        content = file.read_bytes()
-        while content:
-            size = int.from_bytes(content[:8], "little")
-            event, content = event_pb2.Event.FromString(content[12 : 12 + size]), content[16 + size :]
-            values = [value.simple_value for value in event.summary.value if value.tag == tag]
-            found |= {event.step: values[0]} if values else {}
-    return found
-
-
-@pytest.fixture(scope="module")
-def swept(tmp_path_factory):
-    """(config file, folder of a sweep, the programs that were compiled for it)."""
-    folder = tmp_path_factory.mktemp("swept")
-    file, compiled = write(folder), []
+@contextlib.contextmanager
+def compilations():
+    """Names of the programs that are compiled meanwhile."""
+    compiled = []
 
     def listen(event, _, fun_name="", **__):
         if event.endswith("backend_compile_duration"):
@@ -65,10 +55,19 @@ def swept(tmp_path_factory):
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        argv = ["--config", str(file), "--workdir", str(folder / "sweep"), "--seeds", "2"]
-        cli.sweep([*argv, "--vary", "losses.alpha=0.25,0.9", "--vary", "optimizer.learning-rate=1e-2,3e-3"])
+        yield compiled
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """(config file, folder of a sweep, the programs that were compiled for it)."""
+    folder = tmp_path_factory.mktemp("swept")
+    file = write(folder)
+    with compilations() as compiled:
+        argv = ["--config", str(file), "--workdir", str(folder / "sweep"), "--seeds", "2"]
+        cli.sweep([*argv, "--vary", "losses.alpha=0.25,0.9", "--vary", "optimizer.learning-rate=1e-2,3e-3"])
     return file, folder / "sweep", compiled
 
 
@@ -85,8 +84,9 @@ def test_a_run_of_a_sweep_is_the_run_alone(swept, tmp_path, alpha, rate, seed):
     argv = ["--config", str(file), "--workdir", str(tmp_path), "--losses.alpha", alpha, "--seed", str(seed)]
     cli.train([*argv, "--optimizer.learning-rate", rate])
     one = folder / f"alpha={alpha}_learning_rate={rate}_seed={seed}"
+    mine, theirs = (scalars(path / "tensorboard") for path in (one, tmp_path))
     for tag in ("train/loss", "train/center", "train/learning_rate"):
-        together, alone = scalars(one, tag), scalars(tmp_path, tag)
+        together, alone = dict(mine[tag]), dict(theirs[tag])
         assert list(together) == list(alone) == list(range(1, STEPS + 1))
         limit = 1e-6 if tag == "train/learning_rate" else 1e-3
         np.testing.assert_allclose(list(together.values()), list(alone.values()), rtol=limit)
@@ -153,6 +153,18 @@ def test_values_and_seeds_may_be_added(swept, tmp_path, capsys):
     assert [row["n"] for row in found["settings"]] == [2, 2, 2]
 
 
+def test_what_finished_runs_learnt_from_is_compared_too(swept, tmp_path):
+    """Otherwise figures of other images would stand beside those of added seeds."""
+    _, folder, _ = swept
+    again = tmp_path / "sweep"
+    shutil.copytree(folder, again)
+    kept = again / "alpha=0.9_learning_rate=0.01_seed=1" / "class_frequencies.json"
+    kept.write_text(json.dumps(json.loads(kept.read_text()) | {"images": "others"}))
+    with pytest.raises(config.UserError, match=r"training images of .* changed since .*seed=1 began"):
+        cli.sweep(argv(swept, again, seeds="3"))
+    assert not list(again.glob("*_seed=2"))
+
+
 def test_a_run_that_diverges_stops_no_other(swept, tmp_path, capsys):
     """A rate of 1e30 gives parameters whose loss is not finite; it is reported, and not tried again."""
     cli.sweep(argv(swept, tmp_path, "--train.steps", "6", alphas="0.9", rates="1e30,1e-2", seeds="1"))
@@ -167,6 +179,17 @@ def test_a_run_that_diverges_stops_no_other(swept, tmp_path, capsys):
     cli.sweep(argv(swept, tmp_path, "--train.steps", "6", alphas="0.9", rates="1e30,1e-2", seeds="1"))
     assert "runs" not in capsys.readouterr().err
     assert (tmp_path / bad["folder"] / "result.json").stat().st_mtime_ns == before
+
+
+def test_results_are_stored_with_checkpoints_and_without_losses_that_are_not_finite(tmp_path):
+    settings = config.Config()
+    run = sweep.Run(plan.Planned("one", {}, 0, settings), settings, tmp_path, None, 0)
+    for done, loss in ((1, 2.0), (2, np.nan), (3, 1.0)):
+        run.told(done, {"loss": loss}, 0.5, done == 3, "")
+        assert (tmp_path / "result.json").is_file() == (done == 3)
+    known = json.loads((tmp_path / "result.json").read_text())
+    assert known["curve"] == {"step": [1, 3], "loss": [2.0, 1.0]}
+    assert (known["step"], known["seconds"]) == (3, 1.5)
 
 
 def test_runs_of_other_programs_are_trained_too(swept, tmp_path):
@@ -189,6 +212,35 @@ def test_a_signal_saves_every_run(swept, tmp_path):
     assert "Traceback" not in said
     names = [f"alpha={alpha}_seed=0" for alpha in (0.25, 0.5, 0.9)]
     assert [saved(tmp_path / "sweep" / name) for name in names] == [[0, int(step)]] * 3
+
+
+def test_loss_terms_of_ones_own_are_swept(tmp_path, monkeypatch):
+    """With a schedule and learnt uncertainties; the first losses differ by that of the weight that varies."""
+    file, made, train_batches = own.write(tmp_path), [], pipeline.train_batches
+    monkeypatch.setattr(pipeline, "train_batches", lambda *a, **more: made.append(a) or train_batches(*a, **more))
+    given = ["--config", str(file), "--workdir", str(tmp_path / "sweep"), "--train.gradients-every", "0"]
+    given += ["--train.steps", "2", "--vary", "losses.terms.soft.weight=0.1,0.5"]
+    with compilations() as compiled:
+        cli.sweep(given)
+    assert compiled.count("jit(_fun)") == 1
+    assert len(made) == 1  # Runs of a seed share their images.
+    runs = [tmp_path / "sweep" / f"weight={weight}_seed=0" for weight in ("0.1", "0.5")]
+    assert [(run / "terms" / "soft.py").read_text() for run in runs] == [own.SOURCE] * 2
+    low, high = ({tag: dict(values) for tag, values in scalars(run / "tensorboard").items()} for run in runs)
+    assert low["train/soft"][1] == pytest.approx(high["train/soft"][1], rel=1e-5)
+    assert low["train/soft"][1] > 0
+    assert high["train/loss"][1] - low["train/loss"][1] == pytest.approx(0.4 * low["train/soft"][1], rel=1e-3)
+    assert low["train/weight/attraction"] == pytest.approx({1: 1.0, 2: 0.75})
+    assert low["train/log_variance/embedding"].keys() == {1, 2}
+    (tmp_path / "mine.py").write_text(own.SOURCE.replace("scale *", "2 * scale *"))
+    with pytest.raises(config.UserError, match="Loss term soft changed since"):
+        cli.sweep([*given, "--seeds", "2"])
+
+
+@pytest.mark.parametrize(("count", "together", "slots"), [(2, 8, 2), (8, 2, 4), (3, 2, 4), (1, 0, 1)])
+def test_a_call_has_no_more_places_than_runs_need(count, together, slots):
+    """Two devices; with two runs each, the last of three has one beside it that nobody looks at."""
+    assert parallel.Variants(None, count, together).slots == slots
 
 
 @pytest.mark.parametrize(
@@ -230,6 +282,17 @@ def test_loss_terms_fix_a_program_by_which_they_are():
     assert len({of(), one, short}) == 3
 
 
+def test_loss_terms_vary_by_name():
+    base = config.Config(losses=config.Losses(terms=(config.Term("own", "a.b:c"),)))
+    runs = plan.plan(base, {"losses.terms.own.weight": ["1", "2"]}, [0], cli.override)
+    assert [run.settings.losses.terms[0].weight for run in runs] == [1, 2]
+    place = r"--vary losses\.terms\.0\.weight: give its name, not its place: losses\.terms\.own\.weight\."
+    with pytest.raises(config.UserError, match=place):
+        plan.plan(base, {"losses.terms.0.weight": ["1", "2"]}, [0], cli.override)
+    with pytest.raises(config.UserError, match=r"--vary losses\.terms\.own\.name: it cannot be varied"):
+        plan.plan(base, {"losses.terms.own.name": ["one", "other"]}, [0], cli.override)
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -249,6 +312,7 @@ def test_loss_terms_fix_a_program_by_which_they_are():
         (["--vary", "train.batch=4,6", "--train.accumulate", "4"], r"`train\.accumulate` must divide `train\.batch` 6"),
         (["--train.debug"], r"not for debugging"),
         (["--train.gradients-every", "5"], r"A sweep measures no gradients"),
+        (["--vary", "train.gradients-every=0,10"], r"A sweep measures no gradients"),
         (["--together", "-1"], r"--together must be at least 1"),
     ],
 )

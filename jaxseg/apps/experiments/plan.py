@@ -61,10 +61,12 @@ def plan(
       UserError: an unknown setting or one that cannot be varied, a value that it cannot have, or two runs that are one.
     """
     known = config.flatten(base)
+    for name in vary:
+        _require_name(name, base)
     runs = []
     for texts in itertools.product(*vary.values()):
-        words = [w for name, text in zip(vary, texts, strict=True) for w in _words(name, text, known.get(name))]
-        settings = override(base, words)
+        given = [w for name, text in zip(vary, texts, strict=True) for w in words(name, text, known.get(name))]
+        settings = override(base, given)
         found = config.flatten(settings)
         values = {name: found[name] for name in vary}
         for seed in seeds:
@@ -79,7 +81,22 @@ def plan(
     return runs
 
 
-def _words(name: str, text: str, before: Any) -> list[str]:
+def _require_name(name: str, base: config.Config) -> None:
+    """Loss terms and schedules are known by their names, which runs have in common.
+
+    Raises:
+      UserError: the place of one is given, or its name is to be varied.
+    """
+    option = name.replace("_", "-")
+    for named, place in config.places(base).items():
+        if name.startswith(f"{place}."):
+            last = name.removeprefix(f"{place}.")
+            raise config.UserError(f"--vary {option}: give its name, not its place: {named}.{last}.")
+        if name == f"{named}.name":
+            raise config.UserError(f"--vary {option}: it cannot be varied. Give the name that the config has.")
+
+
+def words(name: str, text: str, before: Any) -> list[str]:
     """A setting as words of a command line; a value of several parts has blanks between them.
 
     Raises:

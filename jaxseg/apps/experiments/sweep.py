@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,7 +41,7 @@ class Run:
       settings: its config, resolved.
       folder: its own.
       dataset: what it learns from.
-      latest: step of its newest checkpoint when the command began.
+      latest: step of its newest checkpoint when the command began; 0 where there was none.
       known: what its result.json holds; all of it is for that checkpoint, or the later one of this command.
     """
 
@@ -82,14 +83,27 @@ class Run:
         grouping = dataclasses.asdict(self.settings.grouping)
         return self.ended and bool(self.known["figures"]) and self.known.get("grouping") == grouping
 
-    def begin(self, network: Any, update: Any, console: Console) -> tuple[state.TrainState, bool]:
-        """The state to go on from, and whether there was one; compares with what the folder holds."""
-        before = train.stored(self.folder)
+    def compare(self, before: config.Run | None, console: Console) -> None:
+        """Compares with what the folder holds: it counts as this run, whether or not it is trained further.
+
+        Args:
+          before: config of what was saved; None where nothing was.
+          console: where changed settings are listed.
+
+        Raises:
+          UserError: settings, loss terms or training images changed since.
+        """
+        if before is None and self.known["diverged"]:
+            before = model.read_run(self.folder)
         if before is not None:
             train.compare(before, self.settings, self.folder, console)
+            segmentation.frequencies(self.folder, self.dataset, True)
+
+    def begin(self, network: Any, update: Any) -> state.TrainState:
+        """The state to go on from."""
         terms.keep(self.settings.losses, self.folder)
         files.write_text(self.folder / model.CONFIG, config.to_json(self.settings))
-        if before is not None:
+        if self.latest:
             begin = model.restored(network, self.settings, self.folder, mend=True)
         else:
             begin = model.begin(network, self.settings, update)
@@ -97,18 +111,21 @@ class Run:
                 begin, told = start.start(begin, self.settings.model)
                 start.write(self.folder, told)
         self._trust(int(begin.step))
-        return jax.tree.map(np.asarray, begin), before is not None
+        return jax.tree.map(np.asarray, begin)
 
-    def told(self, done: int, values: Mapping[str, float], seconds: float, fault: str) -> None:
-        """Keeps what training tells, where its checkpoints are, too."""
+    def told(self, done: int, values: Mapping[str, float], seconds: float, saved: bool, fault: str) -> None:
+        """Keeps what training tells; stores it with each checkpoint, and where the run comes to its end."""
         self.known["seconds"] += seconds
         if fault:
             self.known["diverged"] = {"step": done, "reason": fault}
         else:
             self.known["step"] = done
-            self.known["curve"]["step"].append(done)
-            self.known["curve"]["loss"].append(values["loss"])
-        self.write()
+            # An update that was left out has no loss; NaN would be no JSON.
+            if math.isfinite(values["loss"]):
+                self.known["curve"]["step"].append(done)
+                self.known["curve"]["loss"].append(values["loss"])
+        if saved or fault:
+            self.write()
 
     def write(self) -> None:
         """Stores what is known."""
@@ -136,13 +153,13 @@ def sweep(
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     if parallel.managed() or base.train.debug:
         raise config.UserError("A sweep is one process, and not for debugging. Train single runs with train.py.")
-    if base.train.gradients_every:
+    if any(run.settings.train.gradients_every for run in planned):
         raise config.UserError(
             "A sweep measures no gradients. Leave --train.gradients-every to single runs of train.py."
         )
     files.require_writable(workdir)
     results.require_same(workdir, base, planned)
-    runs = _opened(planned, workdir)
+    runs = _opened(planned, workdir, console)
     results.write(workdir, base, runs, SPLIT)
     groups: dict[str, list[Run]] = {}
     for run in runs:
@@ -156,8 +173,12 @@ def sweep(
     return found
 
 
-def _opened(planned: Sequence[plan.Planned], workdir: storage.Folder) -> list[Run]:
-    """The runs with their data, which is opened once for all that have the same."""
+def _opened(planned: Sequence[plan.Planned], workdir: storage.Folder, console: Console) -> list[Run]:
+    """The runs with their data, which is opened once for all that have the same.
+
+    Raises:
+      UserError: data or config are unusable, or not those of what a folder holds.
+    """
     layouts: dict[config.Data, Any] = {}
     datasets: dict[Any, Any] = {}
     runs = []
@@ -178,7 +199,9 @@ def _opened(planned: Sequence[plan.Planned], workdir: storage.Folder) -> list[Ru
         if key not in datasets:
             datasets[key] = segmentation.opened(settings, layout)
             datasets[key].split(SPLIT, full=True)
-        runs.append(Run(one, settings, folder, datasets[key], _latest(folder) if before else 0))
+        run = Run(one, settings, folder, datasets[key], _latest(folder) if before else 0)
+        run.compare(before, console)
+        runs.append(run)
     return runs
 
 
@@ -201,7 +224,7 @@ def _trained(group: Sequence[Run], together: int, console: Console) -> Iterator[
     shape = jax.jit(state.schedule(dataclasses.replace(first.optimizer, learning_rate=1.0), first.train.steps))
     planned = list(parts(waiting, program.slots))
     for i, part in enumerate(planned):
-        chosen = [_variant(run, network, task.update, shape, console) for run in part]
+        chosen = [_variant(run, network, task.update, shape) for run in part]
         console.print(
             f"part {i + 1} of {len(planned)}: {len(part)} runs, {program.slots} at once, "
             f"from step {min(int(v.state.step) for v in chosen)} to {first.train.steps}",
@@ -211,13 +234,13 @@ def _trained(group: Sequence[Run], together: int, console: Console) -> Iterator[
         yield
 
 
-def _variant(run: Run, network: Any, update: Any, shape: Callable[[int], Any], console: Console) -> variants.Variant:
+def _variant(run: Run, network: Any, update: Any, shape: Callable[[int], Any]) -> variants.Variant:
     """A run as training takes it, at the step that it has reached."""
-    begin, resumed = run.begin(network, update, console)
+    begin = run.begin(network, update)
     return variants.Variant(
         title=run.planned.title,
         settings=run.settings.train,
-        job=segmentation.job_of(run.settings, run.dataset, run.folder, resumed, network),
+        job=segmentation.job_of(run.settings, run.dataset, run.folder, run.latest > 0, network),
         state=begin,
         workdir=run.folder,
         rate=partial(_rate, run.settings.optimizer.learning_rate, shape),

@@ -54,10 +54,10 @@ def job(settings: config.Config, layout: Any, workdir: storage.Folder, resumed: 
 
 def job_of(settings: config.Config, dataset: Any, workdir: storage.Folder, resumed: bool, network: Any) -> loop.Job:
     """`job` on a data set that is open, with a network whose batch norm reduces over devices or not."""
-    frequencies = _frequencies(workdir, dataset, resumed)
+    shares = frequencies(workdir, dataset, resumed)
     return loop.Job(
         task=recipe(settings, network),
-        numbers=numbers(settings, frequencies),
+        numbers=numbers(settings, shares),
         batches=_batches(settings, dataset),
         images=len(dataset.records["train"]),
         names=_names(settings, dataset),
@@ -163,10 +163,21 @@ def _validation(settings: config.Config, dataset: Any) -> loop.Validation | None
     return loop.Validation(sums, values)
 
 
-def _frequencies(workdir: storage.Folder, dataset: Any, resumed: bool) -> np.ndarray:
+def frequencies(workdir: storage.Folder, dataset: Any, resumed: bool) -> np.ndarray:
     """Share of each class among the labelled pixels; counted when the data is prepared, and kept with the run.
 
     Beside it is kept what the training images were: a run that goes on with others would not be one.
+
+    Args:
+      workdir: of the run.
+      dataset: open.
+      resumed: whether the folder holds a run to go on with, or one that is to be compared with others.
+
+    Returns:
+      (c,) float32.
+
+    Raises:
+      UserError: the training images changed since the run began, or what is kept is damaged.
     """
     from jaxseg.data import check
 
