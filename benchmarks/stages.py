@@ -179,9 +179,10 @@ def post_process(outputs: Any, owner: np.ndarray, thresholds: Thresholds) -> tup
 
     classes = outputs.semantic.argmax(-1)
     confidence = 1 / (1 + np.exp(-outputs.center))
+    top = confidence == ndimage.maximum_filter(confidence, 3)
     middles, scores = [], []
     for c in np.unique(classes[classes > 0]):
-        labels, n = ndimage.label((confidence > thresholds.center) & (classes == c), np.ones((3, 3)))
+        labels, n = ndimage.label(top & (confidence > thresholds.center) & (classes == c), np.ones((3, 3)))
         index = np.arange(1, n + 1)
         middles += ndimage.center_of_mass(labels > 0, labels, index)
         scores += list(ndimage.maximum(confidence, labels, index))

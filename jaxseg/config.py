@@ -574,27 +574,27 @@ class Losses:
 
 @dataclass(frozen=True)
 class Grouping:
-    """Post-processing; all of them are traced numbers but ``slots`` and ``vote``.
+    """Post-processing; all of them are traced numbers but ``slots`` and ``as_printed``.
 
     Attributes:
       slots: most objects found in a frame.
-      center: confidence above which an element is part of a center.
+      center: confidence that a center must exceed.
       assignment: largest embedding distance of an element to its center; the bandwidth of all-to-all clustering.
-      duplicate: embedding distance up to which two centers (of one class, without a vote) are one object.
-      vote: an object's elements vote on its class. Without, as in the paper, each class is grouped by itself, and what
-        the network says of two classes becomes two objects.
+      duplicate: embedding distance up to which two centers (as printed: of one class) are one object.
+      as_printed: each connected blob of confidence is one center, and each class is grouped by itself, as the paper
+        prints it. Otherwise each maximum of confidence is one, and objects vote on their class.
     """
 
     slots: int = 128
     center: float = 0.6
     assignment: float = 0.5
     duplicate: float = 0.2
-    vote: bool = True
+    as_printed: bool = False
 
     @classmethod
     def paper(cls, slots: int = 128) -> "Grouping":
         """As printed in the paper: confidence over 0.7, delta_a = 0.1 for both radii, and each class by itself."""
-        return cls(slots, center=0.7, assignment=0.1, duplicate=0.1, vote=False)
+        return cls(slots, center=0.7, assignment=0.1, duplicate=0.1, as_printed=True)
 
     def __post_init__(self) -> None:
         _range(self.slots, "grouping.slots", 1, 65535)

@@ -273,15 +273,16 @@ def group(
     slots: int,
     thresholds: Thresholds,
     stuff: tuple[int, ...] = (),
-    vote: bool = True,
+    as_printed: bool = False,
 ) -> Groups:
     """Clusters the elements of one image around the predicted centers (section III-B).
 
-    Centers are components of one class. The paper then treats each class apart, so that an object of which the network
-    takes a part for another class comes out as two. With a vote classes are one from there on: of centers that lie near
-    one another one is kept, each element joins the nearest, and all elements of an object get the class that most of
-    them say, each as loud as it is sure. The score is the center's confidence times the mean probability of that class,
-    where an element that says another counts 0.
+    In the paper each connected blob of confident elements of a class is a center, so that objects whose centers lie
+    side by side are one; and each class is grouped by itself, so that an object of which the network takes a part for
+    another class comes out as two. Here each maximum of the confidence is a center, and from there on classes are one:
+    of centers whose embeddings are near one another one is kept, each element joins the nearest, and all elements of an
+    object get the class that most of them say, each as loud as it is sure. The score is the center's confidence times
+    the mean probability of that class, where an element that says another counts 0.
 
     Args:
       outputs: the three heads on the grid.
@@ -289,12 +290,15 @@ def group(
       slots: most objects.
       thresholds: confidence and the two radii.
       stuff: ids of classes whose elements belong to no object.
-      vote: whether objects vote on their class; the paper's way without (static).
+      as_printed: the paper's way (static).
     """
     classes, things, probability = _classified(outputs, inside, stuff)
-    peaks = clustering.peaks(jax.nn.sigmoid(outputs.center), things, slots, thresholds.center)
+    confidence = jax.nn.sigmoid(outputs.center)
+    if not as_printed:
+        confidence = jnp.where(clustering.maxima(confidence), confidence, 0.0)
+    peaks = clustering.peaks(confidence, things, slots, thresholds.center)
     embedding = outputs.embedding[peaks.element[:, 0], peaks.element[:, 1]]
-    apart = (lambda kinds: (kinds > 0).astype(jnp.int32)) if vote else (lambda kinds: kinds)
+    apart = (lambda kinds: kinds) if as_printed else (lambda kinds: (kinds > 0).astype(jnp.int32))
     keep = clustering.duplicates(embedding, apart(peaks.class_id), peaks.valid, thresholds.duplicate)
     order = jnp.argsort(~keep, stable=True)
     peaks, embedding = jax.tree.map(lambda x: x[order] if x.ndim else x, (peaks, embedding))
@@ -340,7 +344,11 @@ def group_all_to_all(
 
 def _grouping(capacity: Capacity) -> Callable[..., Groups]:
     """How elements become objects."""
-    return group_all_to_all if capacity.clustering == "all_to_all" else functools.partial(group, vote=capacity.vote)
+    return (
+        group_all_to_all
+        if capacity.clustering == "all_to_all"
+        else functools.partial(group, as_printed=capacity.as_printed)
+    )
 
 
 def _classified(

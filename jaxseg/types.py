@@ -158,9 +158,9 @@ class Thresholds:
     """Numbers of the post-processing. Traced: they may change from call to call without recompiling.
 
     Attributes:
-      center: confidence that an element must exceed to be part of a center, in (0, 1).
+      center: confidence that a center must exceed, in (0, 1).
       assignment: largest embedding distance from an element to the center (or mean) that takes it, >= 0.
-      duplicate: a center within this embedding distance of a more confident one (of its class, without a vote) is
+      duplicate: a center within this embedding distance of a more confident one (as printed: of its class) is
         dropped, >= 0.
       compactness: weight of the spatial distance in superpixels, in Lab units per pixel at the network's size, > 0.
     """
@@ -259,7 +259,7 @@ class Capacity:
       stride: what native sizes are padded to a multiple of (the encoder's largest stride).
       stuff: ids of classes without instances, which are predicted but not grouped.
       clustering: "centers", or "all_to_all": the paper's baseline, without centers and superpixels.
-      vote: whether the elements of an object vote on its class; see `segment.group`.
+      as_printed: whether elements are grouped as the paper prints it; see `segment.group`.
     """
 
     slots: int = 128
@@ -268,7 +268,7 @@ class Capacity:
     stride: int = 32
     stuff: tuple[int, ...] = ()
     clustering: str = "centers"
-    vote: bool = True
+    as_printed: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

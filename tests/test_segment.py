@@ -13,7 +13,7 @@ from jaxseg.types import Capacity, Outputs, Thresholds
 # Compiled whole: called as they are, each of their hundreds of operations would be compiled alone.
 assign = jax.jit(segment.assign, static_argnums=(1, 2))
 finish = jax.jit(segment.finish, static_argnums=(2, 3))
-group = jax.jit(segment.group, static_argnums=2, static_argnames=("stuff", "vote"))
+group = jax.jit(segment.group, static_argnums=2, static_argnames=("stuff", "as_printed"))
 oracle = jax.jit(segment.oracle, static_argnums=1)
 make = jax.jit(targets.make, static_argnums=(3, 4), static_argnames="style")
 
@@ -256,8 +256,8 @@ def test_upsampling_is_the_superpixels():
     np.testing.assert_array_equal(assignment, superpixels.assign(image, 4, 3.0))
 
 
-@pytest.mark.parametrize("vote", [True, False])
-def test_stuff_is_predicted_and_belongs_to_no_object(vote):
+@pytest.mark.parametrize("as_printed", [False, True])
+def test_stuff_is_predicted_and_belongs_to_no_object(as_printed):
     """Every element is a confident center of its class; those of stuff found no object all the same."""
     rng = np.random.default_rng(0)
     classes = rng.integers(0, 4, (12, 16))
@@ -267,16 +267,16 @@ def test_stuff_is_predicted_and_belongs_to_no_object(vote):
         9.0 * jnp.ones((12, 16)),
     )
     inside = jnp.ones((12, 16), bool)
-    groups = group(outputs, inside, 64, THRESHOLDS, stuff=(2,), vote=vote)
-    free = group(outputs, inside, 64, THRESHOLDS, vote=vote)
-    alone = np.asarray(groups.ids) == 0 if vote else np.ones_like(classes, bool)
+    groups = group(outputs, inside, 64, THRESHOLDS, stuff=(2,), as_printed=as_printed)
+    free = group(outputs, inside, 64, THRESHOLDS, as_printed=as_printed)
+    alone = np.asarray(groups.ids) > -1 if as_printed else np.asarray(groups.ids) == 0
     assert alone.any()
     np.testing.assert_array_equal(np.asarray(groups.classes)[alone], classes[alone])
     np.testing.assert_array_equal(np.asarray(groups.classes)[classes == 2], 2)
     assert np.asarray(free.ids)[classes == 2].any()
     assert not np.asarray(groups.ids)[classes == 2].any()
     assert set(np.asarray(groups.peaks.class_id)[np.asarray(groups.peaks.valid)]) == {1, 3}
-    if not vote:  # What is no stuff is grouped as before.
+    if as_printed:  # What is no stuff is grouped as before.
         np.testing.assert_array_equal(np.asarray(groups.ids)[classes != 2] > 0, np.asarray(free.ids)[classes != 2] > 0)
 
 
@@ -297,6 +297,27 @@ def test_the_anatomy_is_what_the_result_was_made_of(tiny, size):
     np.testing.assert_array_equal(classes.ravel()[parts.superpixels][alone], np.asarray(whole.semantic)[alone])
     members = np.asarray(whole.instance)[~alone] - 1
     np.testing.assert_array_equal(whole.instances.class_id[members], np.asarray(whole.semantic)[~alone])
+
+
+def test_objects_whose_centers_touch_are_told_apart():
+    """One blob over the threshold with two maxima, of objects whose embeddings differ: as printed one, here two."""
+    confidence = np.full((8, 16), 0.05, np.float32)
+    confidence[3:6, 4:12] = 0.7
+    confidence[4, 5], confidence[4, 10] = 0.9, 0.95
+    embedding = np.zeros((8, 16, 2), np.float32)
+    embedding[:, 8:] = 3.0
+    outputs = Outputs(
+        jnp.asarray(np.broadcast_to(np.array([0.0, 4.0], np.float32), (8, 16, 2))),
+        jnp.asarray(embedding),
+        jnp.asarray(np.log(confidence / (1 - confidence))),
+    )
+    inside = jnp.ones((8, 16), bool)
+    groups, printed = (group(outputs, inside, 4, THRESHOLDS, as_printed=way) for way in (False, True))
+    assert groups.peaks.element[:2].tolist() == [[4, 10], [4, 5]]
+    assert groups.peaks.valid.tolist() == [True, True, False, False]
+    np.testing.assert_array_equal(np.asarray(groups.ids), np.where(np.arange(16) < 8, 2, 1)[None].repeat(8, 0))
+    assert printed.peaks.valid.sum() == 1
+    assert (np.asarray(printed.ids) > 0).mean() == 0.5, "the other object's elements lie too far"
 
 
 def naive_vote(logits, ids):
@@ -339,6 +360,6 @@ def test_objects_vote_on_their_class(seed, stuff):
     np.testing.assert_array_equal(classes[~joined], argmax[~joined])
     things = (argmax > 0) & ~np.isin(argmax, stuff)
     np.testing.assert_array_equal(joined, things, err_msg="elements of a class with instances join, no other does")
-    apart = group(outputs, inside, 6, THRESHOLDS.replace(duplicate=1.0), stuff=stuff, vote=False)
+    apart = group(outputs, inside, 6, THRESHOLDS.replace(duplicate=1.0), stuff=stuff, as_printed=True)
     assert apart.peaks.valid.sum() == 3, "the paper's way has one object of each class"
     np.testing.assert_array_equal(apart.classes, argmax)

@@ -38,7 +38,7 @@ def capacity(settings: config.Config) -> Capacity:
         stride=model.encoder_stride,
         stuff=class_list(settings).stuff,
         clustering=model.clustering,
-        vote=settings.grouping.vote,
+        as_printed=settings.grouping.as_printed,
     )
 
 

@@ -40,6 +40,18 @@ class Peaks:
     lost: Int32[Array, "*b"]
 
 
+def maxima(confidence: Float[Array, "h w"]) -> Bool[Array, "h w"]:
+    """Elements that none of their eight neighbors exceeds. Of a plateau all are; `peaks` makes one center of them.
+
+    Args:
+      confidence: of each element.
+    """
+    h, w = confidence.shape
+    wide = jnp.pad(confidence, 1, constant_values=-jnp.inf)
+    rows = functools.reduce(jnp.maximum, (wide[i : i + h] for i in range(3)))
+    return confidence >= functools.reduce(jnp.maximum, (rows[:, j : j + w] for j in range(3)))
+
+
 def peaks(confidence: Float[Array, "h w"], class_map: Integer[Array, "h w"], slots: int, threshold: Scalar) -> Peaks:
     """Components of confident elements, 8-connected within each class; the most confident ones when slots run out.
 

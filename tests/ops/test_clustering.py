@@ -50,6 +50,19 @@ def test_peaks_are_those_of_a_loop(slots: int, seed: int):
         assert not row[count:].any()
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_maxima_are_those_of_a_loop(seed: int):
+    rng = np.random.default_rng(seed)
+    confidence = rng.integers(0, 4, (9, 13)) / 4  # with plateaus
+    expected = [
+        [(confidence[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2] <= confidence[y, x]).all() for x in range(13)]
+        for y in range(9)
+    ]
+    found = np.asarray(clustering.maxima(jnp.asarray(confidence, jnp.float32)))
+    assert 0 < found.sum() < found.size
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_more_peaks_than_slots_keep_exactly_the_best():
     confidence, classes = (jnp.asarray(x) for x in _scene(2))
     every = _peaks(confidence, classes, 64, 0.5)
