@@ -13,6 +13,7 @@ from jaxseg import config
 from jaxseg.apps import files, model
 from jaxseg.apps.evaluation import charts, report, scores
 from jaxseg.apps.experiments import plan
+from jaxseg.apps.tasks import terms
 from jaxseg.train import storage
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def require_same(workdir: storage.Folder, base: config.Config, planned: Sequence
     if sorted(varied) != sorted(mine):
         names = [", ".join(some) or "seeds alone" for some in (varied, mine)]
         raise config.UserError(f"{workdir} holds a sweep of {names[0]}, not of {names[1]}. Give another --workdir.")
-    odd = [name for name in config.differences(before, base) if config.changes_meaning(name)]
+    changed = config.differences(before, base)
+    odd = [name for name, both in changed.items() if config.changes_meaning(name) and not terms.moved(*both)]
     odd = sorted(name for name in odd if name not in {*mine, "seed"})
     if odd:
         raise config.UserError(
