@@ -25,7 +25,7 @@ config = Config(
     model=Model(encoder="mobilenet_v2", encoder_stride=16, decoder_width=0.5, coordinates=16.0),
     superpixels=Superpixels(size=2, compactness=2.0),
     targets=TargetSettings(max_instances=192),
-    grouping=Grouping(slots=512, center=0.5, duplicate=0.1),
+    grouping=Grouping(slots=512, center=0.5),
     optimizer=Optimizer(learning_rate=3e-3),
     train=Train(steps=3200, batch=8, save_every=200, picture_every=1600),
 )
