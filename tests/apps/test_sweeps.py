@@ -27,8 +27,8 @@ from jaxseg.config import *
 
 config = Config(
     name="tiny",
-    data=Data(builder="shapes", classes=("disc", "square"), crop=(32, 64), cache={cache!r},
-              shapes=Shapes(size=(32, 64), train=10, val=3)),
+    data=Data(builder="shapes", classes=("disc", "square"), crop=(40, 64), cache={cache!r},
+              shapes=Shapes(size=(40, 64), train=10, val=3)),
     model=Model(encoder="tests.tiny_encoder:TinyEncoder", encoder_stride=8, decoder_width=0.25, embedding=4),
     targets=TargetSettings(max_instances=12),
     grouping=Grouping(slots=12, center=0.05),
