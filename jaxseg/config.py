@@ -593,7 +593,7 @@ class Grouping:
 
     @classmethod
     def paper(cls, slots: int = 128) -> "Grouping":
-        """As printed in the paper: confidence over 0.7, delta_a = 0.1 for both radii, and each class by itself."""
+        """As printed in the paper: blobs over 0.7, delta_a = 0.1 for both radii, and each class by itself."""
         return cls(slots, center=0.7, assignment=0.1, duplicate=0.1, as_printed=True)
 
     def __post_init__(self) -> None:
