@@ -182,6 +182,8 @@ def test_later_commands_need_no_function(tiny, tmp_path):
         "Loss terms",
         "1 at 0%, 0.5 at 100%",
         "beta 4.0, normalize elements",
+        "class_weight_power 0.5, class_correction 1.0",
+        "alpha 0.9, gamma 2.0",
         "Cosine between",
     ):
         assert text in page

@@ -1,6 +1,6 @@
 """What a network was trained with: the loss terms, and what their gradients were last, for the report."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -10,6 +10,14 @@ from jaxseg import config
 from jaxseg.apps.evaluation import report
 from jaxseg.losses import total
 from jaxseg.train import gradients, segmentation, storage
+
+CONSTANTS = {
+    "semantic": ("class_weight_power", "class_correction"),
+    "attraction": ("attraction_margin",),
+    "repulsion": ("repulsion_margin",),
+    "center": ("alpha", "gamma", "normalize"),
+}
+"""The settings beside its weight that each of the paper's terms reads."""
 
 
 def section(settings: config.Config, workdir: storage.Folder) -> report.Section:
@@ -47,11 +55,14 @@ def _terms(settings: config.Config) -> Iterator[dict[str, report.Cell]]:
     # Only where they are is read; the numbers are in the config.
     numbers = total.Hyperparameters(jnp.ones(1), 0.0, 0.0, 0.0, 0.0)
     paper = segmentation.loss_terms(numbers, clustering, losses.normalize)
-    rows = [(name, getattr(losses, name), _place(term), segmentation.TASKS[name], "") for name, term in paper.items()]
-    rows += [
-        (t.name, t.weight, t.function, t.task, ", ".join(f"{n} {v}" for n, v in (*t.constants, *t.static)))
-        for t in losses.terms
+    rows = [
+        (
+            *(name, getattr(losses, name), _place(term), segmentation.TASKS[name]),
+            _listed((constant, getattr(losses, constant)) for constant in CONSTANTS.get(name, ())),
+        )
+        for name, term in paper.items()
     ]
+    rows += [(t.name, t.weight, t.function, t.task, _listed((*t.constants, *t.static))) for t in losses.terms]
     for name, weight, function, task, arguments in rows:
         points = ", ".join(f"{multiplier:g} at {fraction:.0%}" for fraction, multiplier in schedules.get(name, ()))
         row: dict[str, report.Cell] = {"term": name, "weight": f"{weight:g}", "schedule": points}
@@ -59,6 +70,10 @@ def _terms(settings: config.Config) -> Iterator[dict[str, report.Cell]]:
         if losses.weighting == "uncertainty":
             row["task"] = task
         yield row
+
+
+def _listed(arguments: Iterable[tuple[str, Any]]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in arguments)
 
 
 def _place(term: Any) -> str:
