@@ -195,6 +195,15 @@ DECISIONS: Mapping[str, Decision] = {
         "dsb2018",
         OWN | _values("model.coordinates", 0, 8, 32),
     ),
+    "colors": Decision(
+        "random colors of training images (the recipe: saturation and hue)",
+        "dsb2018",
+        OWN
+        | {
+            "brightness and contrast too": ("--data.augment.brightness", "0.1", "--data.augment.contrast", "0.2"),
+            "none": ("--data.augment.saturation", "0", "--data.augment.hue", "0"),
+        },
+    ),
     "nuclei-classes": Decision(
         "class weighting (the recipe: the root of eq. 2, its bias inside the loss)",
         "dsb2018",

@@ -16,8 +16,6 @@ config = Config(
             flip_horizontal=True,
             flip_vertical=True,
             transpose=True,
-            brightness=0.1,
-            contrast=0.2,
             saturation=0.2,
             hue=0.05,
         ),
