@@ -10,7 +10,7 @@ config = Config(
     data=Data(
         builder="folder",
         classes=("nucleus",),
-        crop=(192, 192),
+        crop=(128, 128),
         augment=Augment(
             scale=(0.7, 1.5),
             flip_horizontal=True,
@@ -25,5 +25,5 @@ config = Config(
     targets=TargetSettings(max_instances=192),
     grouping=Grouping(slots=512, center=0.5),
     optimizer=Optimizer(learning_rate=3e-3),
-    train=Train(steps=3200, batch=8, save_every=200, picture_every=1600),
+    train=Train(steps=3000, batch=8, save_every=200, picture_every=1500),
 )
