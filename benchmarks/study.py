@@ -204,6 +204,20 @@ DECISIONS: Mapping[str, Decision] = {
             "none": ("--data.augment.saturation", "0", "--data.augment.hue", "0"),
         },
     ),
+    "scale": Decision(
+        "sizes of training images (the recipe: 0.7 to 1.5 times their own)",
+        "dsb2018",
+        OWN | {"0.5 to 2": ("--data.augment.scale", "0.5", "2"), "their own": ("--data.augment.scale", "1", "1")},
+    ),
+    "nuclei-crop": Decision(
+        "crop of the nuclei (the recipe: 128 x 128)",
+        "dsb2018",
+        OWN
+        | {
+            "192 x 192, as many pixels": ("--data.crop", "192", "192", "--train.steps", "267"),
+            "192 x 192, as many updates": ("--data.crop", "192", "192"),
+        },
+    ),
     "nuclei-classes": Decision(
         "class weighting (the recipe: the root of eq. 2, its bias inside the loss)",
         "dsb2018",
