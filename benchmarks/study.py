@@ -5,7 +5,8 @@ python benchmarks/study.py --results FILE.jsonl [MORE.jsonl ...] --plot docs/stu
 
 A variant is a config and what its command line changes; `train.py` trains it and `eval.py` measures it, each with one
 processor core, in a work directory of its own, --jobs of them at once (as many as there are cores). A line of JSON for
-each goes to --results; what is there already is not run again, so that the command may be stopped and given again.
+each goes to --results; what is there already is not run again, so that the command may be stopped and given again. A
+line of other settings, whatever its command, is of an earlier recipe: it is named and left out of charts and tables.
 --root is the folder of dsb2018, --weights an encoder checkpoint of MobileNetV2 from ImageNet; decisions that need what
 is not given are left out. --list prints the commands and runs nothing.
 
@@ -13,6 +14,7 @@ is not given are left out. --list prints the commands and runs nothing.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import queue
@@ -28,6 +30,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import turns
+
+from jaxseg import cli, config
 
 PROJECT = Path(__file__).parents[1]
 FIGURES = {"ap": "AP", "ap50": "AP50", "iou": "mean IoU", "pq": "PQ", "ap50_agnostic": "AP50, classes as one"}
@@ -250,9 +254,22 @@ class Job(NamedTuple):
         """The command as one types it."""
         return shlex.join(["python", "train.py", *self.command])
 
+    @property
+    def settings(self) -> str:
+        """Digits that change with any setting of the run but where things are."""
+        words = list(self.command)
+        place = words.index("--config")
+        file, rest = PROJECT / words[place + 1], words[:place] + words[place + 2 :]
+        found = config.flatten(cli.override(cli.read_segmentation(file), rest))
+        away = {"data.root", "data.cache", "data.workers", "model.encoder_weights"}
+        kept = {name: value for name, value in found.items() if name not in away}
+        started = bool(found["model.encoder_weights"])
+        return hashlib.sha256(repr((sorted(kept.items()), started)).encode()).hexdigest()[:12]
+
     def named(self, found: Mapping[str, Any]) -> dict[str, Any]:
         """What a run of this command found, under this decision's name for it."""
-        return {**found, "decision": self.decision, "variant": self.variant, "seed": self.seed}
+        about = {"decision": self.decision, "variant": self.variant, "seed": self.seed}
+        return {**found, **about, "settings": self.settings}
 
 
 def jobs(only: Sequence[str], seeds: Sequence[int], root: str, weights: str) -> Iterator[Job]:
@@ -307,19 +324,19 @@ class Results:
         """Reads what is there."""
         self._file, self._lock = file, threading.Lock()
         lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-        self._have = {(line["decision"], line["variant"], line["seed"]) for line in lines}
-        self.known = {line["command"]: line for line in lines}
+        self._have = {(line["decision"], line["variant"], line["settings"]) for line in lines}
+        self.known = {line["settings"]: line for line in lines}
 
     def has(self, job: Job) -> bool:
         """Whether this decision has it."""
-        return (job.decision, job.variant, job.seed) in self._have
+        return (job.decision, job.variant, job.settings) in self._have
 
     def keep(self, job: Job, found: Mapping[str, Any]) -> None:
         """Adds a line, and says so."""
         line = job.named(found)
         with self._lock, self._file.open("a") as file:
-            self.known[job.line] = line
-            self._have.add((job.decision, job.variant, job.seed))
+            self.known[job.settings] = line
+            self._have.add((job.decision, job.variant, job.settings))
             print(json.dumps(line), file=file)
         print(f"{job.decision}: {job.variant}, seed {job.seed}: {_percent(line)}", file=sys.stderr, flush=True)
 
@@ -331,7 +348,7 @@ def run(todo: Sequence[Job], workdir: Path, results: Results, cores: Sequence[in
     """
     missing = [job for job in todo if not results.has(job)]
     waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
-    for job in {job.line: job for job in reversed(missing) if job.line not in results.known}.values():
+    for job in {job.settings: job for job in reversed(missing) if job.settings not in results.known}.values():
         waiting.put(job)
     failed: list[Job] = []
 
@@ -343,7 +360,7 @@ def run(todo: Sequence[Job], workdir: Path, results: Results, cores: Sequence[in
                 return
             try:
                 results.keep(job, train_and_measure(job, workdir, core))
-            except subprocess.CalledProcessError as error:
+            except Exception as error:  # Whatever became of one run, the others are made.
                 failed.append(job)
                 print(f"{job.decision}: {job.variant}, seed {job.seed}: {error}", file=sys.stderr, flush=True)
 
@@ -353,8 +370,8 @@ def run(todo: Sequence[Job], workdir: Path, results: Results, cores: Sequence[in
     for thread in threads:
         thread.join()
     for job in missing:
-        if job.line in results.known and not results.has(job):
-            results.keep(job, results.known[job.line])
+        if job.settings in results.known and not results.has(job):
+            results.keep(job, results.known[job.settings])
     return len(failed)
 
 
@@ -370,6 +387,18 @@ def grouped(lines: Sequence[Mapping[str, Any]], name: str) -> dict[str, list[Map
         if line["decision"] == name and line["variant"] in found:
             found[line["variant"]].append(line["figures"])
     return {variant: runs for variant, runs in found.items() if runs}
+
+
+def current(lines: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """The lines whose settings are those that their decision and variant have now; others are named."""
+    seeds = sorted({line["seed"] for line in lines})
+    now = {(job.decision, job.variant, job.seed): job.settings for job in jobs((), seeds, "FOLDER", "FILE")}
+    for line in lines:
+        place = line["decision"], line["variant"], line["seed"]
+        if now.get(place) == line["settings"]:
+            yield line
+        else:
+            print(f"left out, for it is of other settings: {', '.join(map(str, place))}", file=sys.stderr)
 
 
 def markdown(name: str, variants: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
@@ -453,12 +482,15 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="print the commands, and run nothing")
     parser.add_argument("--plot", type=Path, help="folder for the charts; runs nothing")
     given = parser.parse_args()
+    if given.jobs < 1:
+        parser.error("--jobs must be at least 1.")
     todo = list(jobs(given.only, given.seeds, given.root, given.weights))
     if given.list:
         for job in todo:
             print(f"{job.decision}: {job.variant}: {job.line}")
     elif given.plot:
         lines = [json.loads(line) for file in given.results for line in file.read_text().splitlines()]
+        lines = list(current(lines))
         given.plot.mkdir(parents=True, exist_ok=True)
         for name in DECISIONS:
             if variants := grouped(lines, name):

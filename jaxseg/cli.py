@@ -444,13 +444,13 @@ def override(settings: R, argv: Sequence[str]) -> R:
     import tyro
 
     places = {f"--{name}.": f"--{place}." for name, place in config.places(settings).items()}
-    names = {name.replace("_", "-") for name in config.flatten(settings)}
-    names |= {_placed(f"--{name}", places).removeprefix("--") for name in names}
+    named = {name.replace("_", "-") for name in config.flatten(settings)}
+    names = named | {_placed(f"--{name}", places).removeprefix("--") for name in named}
     for word in argv:
         given = word.split("=")[0].removeprefix("--").replace("_", "-")
         given_name = re.sub(r"(^|\.)no-(?=[^.]*$)", r"\1", given)
         if word.startswith("--") and given_name not in names | {"help"} and given not in names:
-            raise config.UserError(f"unknown setting {word.split('=')[0]}{_suggest(given, names, '--')}. See --help.")
+            raise config.UserError(f"unknown setting {word.split('=')[0]}{_suggest(given, named, '--')}. See --help.")
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
@@ -462,7 +462,10 @@ def override(settings: R, argv: Sequence[str]) -> R:
         text = re.sub(r"[^\x20-\x7e\n]", " ", errors.getvalue())
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         body = [line for line in lines if not line.startswith(("For full helptext", "Parsing error", "usage"))]
-        raise config.UserError(f"bad setting: {' '.join(body)} See --help.") from None
+        told = " ".join(body)
+        for name, place in places.items():
+            told = told.replace(place, name)
+        raise config.UserError(f"bad setting: {told} See --help.") from None
 
 
 def _placed(word: str, places: Mapping[str, str]) -> str:

@@ -515,7 +515,7 @@ class Schedule:
 class Losses:
     """Weights and constants of the loss terms; all of them are traced numbers but ``normalize`` and ``weighting``.
 
-    A weight of 0 switches a term off.
+    A weight of 0 takes a term out of the loss; it is computed all the same, and has to be finite.
 
     Attributes:
       semantic: weight of eq. 1.
@@ -558,12 +558,10 @@ class Losses:
         return cls(class_weight_power=1.0, class_correction=0.0, alpha=0.01, gamma=2.0, normalize="elements")
 
     def __post_init__(self) -> None:
-        for name in ("semantic", "attraction", "repulsion", "regularization", "center", "class_weight_power", "gamma"):
-            _range(getattr(self, name), f"losses.{name}", 0)
+        for name in (*TERMS, "class_weight_power", "gamma", "attraction_margin", "repulsion_margin"):
+            _finite(getattr(self, name), f"losses.{name}")
         _range(self.class_correction, "losses.class_correction", 0, 1)
         _range(self.alpha, "losses.alpha", 0, 1)
-        _range(self.attraction_margin, "losses.attraction_margin", 0)
-        _range(self.repulsion_margin, "losses.repulsion_margin", 0)
         known = [*TERMS, *(term.name for term in self.terms)]
         _check(len(set(known)) == len(known), "`losses.terms` names a term twice. Give each its own name.")
         scheduled = [schedule.name for schedule in self.schedules]
@@ -630,10 +628,11 @@ class Optimizer:
     def __post_init__(self) -> None:
         rate = self.learning_rate
         _check(rate > 0, f"`optimizer.learning_rate` must be positive: got {rate:g}.")
+        _finite(rate, "optimizer.learning_rate")
         _range(self.warmup, "optimizer.warmup", 0, 1)
-        _range(self.weight_decay, "optimizer.weight_decay", 0)
+        _finite(self.weight_decay, "optimizer.weight_decay")
         _check(self.clip > 0, f"`optimizer.clip` must be positive: got {self.clip:g}.")
-        _range(self.encoder_rate, "optimizer.encoder_rate", 0)
+        _finite(self.encoder_rate, "optimizer.encoder_rate")
         _check(0 <= self.average < 1, f"`optimizer.average` must be at least 0, below 1: got {self.average:g}.")
 
 

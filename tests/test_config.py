@@ -54,8 +54,10 @@ def test_overrides_know_terms_by_name():
     assert losses.schedules[1] == WITH_TERMS.losses.schedules[1]
     assert (losses.alpha, losses.weighting) == (0.9, "uncertainty")
     assert cli.override(WITH_TERMS, ["--losses.terms.1.weight", "7"]).losses.terms[1].weight == 7  # As --help has it.
-    with pytest.raises(config.UserError, match=r"unknown setting --losses\.terms\.dise\.weight; did you mean"):
+    with pytest.raises(config.UserError, match=r"dise\.weight; did you mean --losses\.terms\.dice\.weight\. See"):
         cli.override(WITH_TERMS, ["--losses.terms.dise.weight", "1"])
+    with pytest.raises(config.UserError, match=r"bad setting: .*--losses\.terms\.dice\.weight"):
+        cli.override(WITH_TERMS, ["--losses.terms.dice.weight", "much"])
     with pytest.raises(config.UserError, match=r"unknown setting --losses\.terms"):
         cli.override(config.Config(), ["--losses.terms", "dice"])
 
@@ -98,6 +100,14 @@ def test_overrides_know_terms_by_name():
         (
             lambda: config.Model(encoder="darknet53", encoder_blocks=(1, 1)),
             "`model.encoder_blocks` of darknet53 are 5 numbers, one a stage: got 2.",
+        ),
+        (
+            lambda: config.Losses(semantic=float("inf")),
+            "`losses.semantic` must be at least 0 and finite: got inf.",
+        ),
+        (
+            lambda: config.Optimizer(learning_rate=float("inf")),
+            "`optimizer.learning_rate` must be at least 0 and finite: got inf.",
         ),
         (
             lambda: config.Term("a-b", "m:f"),

@@ -300,6 +300,8 @@ def _shifted_mean(
         _, near, _, moves = state
         mean = jnp.sum(jnp.where(near[:, None], points, 0.0), axis=0) / jnp.sum(near)
         again = around(mean)
+        # Within a bandwidth of next to nothing, the mean's own rounding may leave none: then it has come to its end.
+        again = jnp.where(jnp.any(again), again, near)
         return mean, again, jnp.any(again != near), moves + 1
 
     first = (start, around(start), jnp.bool_(True), jnp.int32(0))

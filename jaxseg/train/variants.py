@@ -91,7 +91,7 @@ def run(variants: Sequence[Variant], program: parallel.Variants) -> None:
             for call in calls:
                 call.look(number is not None)
             display.advance()
-            done = max(member.done for member in members)
+            done = min((m.done for m in members if m.runs), default=settings.steps)
             if losses := _losses(members):
                 display.show(losses, done)
             if number is not None:

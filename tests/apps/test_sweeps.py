@@ -134,7 +134,9 @@ def test_a_sweep_goes_on_where_it_stopped(swept, tmp_path, capsys):
     shutil.rmtree(again / names[5] / "checkpoints" / str(STEPS))
     times = {name: (again / name / "result.json").stat().st_mtime_ns for name in names[1:]}
     cli.sweep(argv(swept, again))
-    assert "2 runs" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "2 runs" in told
+    assert told.count(f"step {STEPS}/{STEPS}") == 1  # The run that is ahead ends long before the other.
     for name in names:
         assert_same(last_state(again / name), last_state(folder / name))
         ours, theirs = (json.loads((path / name / "result.json").read_text()) for path in (again, folder))
@@ -175,10 +177,41 @@ def test_a_run_that_diverges_stops_no_other(swept, tmp_path, capsys):
     assert bad["state"] == "diverged"
     assert 1 < bad["diverged"]["step"] <= 6
     assert f"diverged at step {bad['diverged']['step']}" in said.out
+    assert 1 <= bad["step"] < bad["diverged"]["step"]
     before = (tmp_path / bad["folder"] / "result.json").stat().st_mtime_ns
+    page = (tmp_path / "sweep.html").read_text()
     cli.sweep(argv(swept, tmp_path, "--train.steps", "6", alphas="0.9", rates="1e30,1e-2", seeds="1"))
     assert "runs" not in capsys.readouterr().err
     assert (tmp_path / bad["folder"] / "result.json").stat().st_mtime_ns == before
+    assert json.loads((tmp_path / "sweep.json").read_text())["runs"] == [bad, good]
+    assert (tmp_path / "sweep.html").read_text() == page
+
+
+def test_runs_are_measured_again_on_other_images(swept, tmp_path):
+    """Otherwise figures on images that are gone would stand beside those of added seeds."""
+    _, folder, _ = swept
+    again = tmp_path / "sweep"
+    shutil.copytree(folder, again)
+    files = sorted(again.glob("*/result.json"))
+    known = [json.loads(file.read_text()) for file in files]
+    for file, one in zip(files[:2], known, strict=False):
+        nothing = dict.fromkeys(one["figures"], 0.0)
+        images = {"images": "others"} if file == files[0] else {}
+        file.write_text(json.dumps(one | {"figures": nothing, "measure": one["measure"] | images}))
+    cli.sweep(argv(swept, again))
+    first, second = (json.loads(file.read_text()) for file in files[:2])
+    assert (first["figures"], first["measure"]) == (known[0]["figures"], known[0]["measure"])
+    assert second["figures"] == dict.fromkeys(second["figures"], 0.0)
+
+
+@pytest.mark.parametrize("content", ["no JSON", "[]", '{"curve": 3}', '{"step": 3, "curve": {"step": [1]}}'])
+def test_a_damaged_result_is_named(swept, tmp_path, content):
+    again = tmp_path / "sweep"
+    shutil.copytree(swept[1], again)
+    file = sorted(again.glob("*/result.json"))[0]
+    file.write_text(content)
+    with pytest.raises(config.UserError, match=r"result\.json is damaged\. Remove it: the run is measured again\."):
+        cli.sweep(argv(swept, again))
 
 
 def test_results_are_stored_with_checkpoints_and_without_losses_that_are_not_finite(tmp_path):
@@ -199,6 +232,22 @@ def test_runs_of_other_programs_are_trained_too(swept, tmp_path):
     found = json.loads((tmp_path / "sweep.json").read_text())
     assert [row["state"] for row in found["runs"]] == ["finished"] * 4
     assert len({row["loss"] for row in found["runs"]}) == 4
+
+
+def test_runs_that_a_device_computes_at_once_are_the_same_runs(swept, tmp_path):
+    """Three with two places on one of the two devices: the fourth place repeats the last, and nobody looks at it."""
+    vary = ["--vary", "losses.alpha=0.25,0.5,0.9", "--train.steps", "3"]
+    for together in ("1", "2"):
+        folder = tmp_path / together
+        cli.sweep(["--config", str(swept[0]), "--workdir", str(folder), *vary, "--together", together])
+    for alpha in (0.25, 0.5, 0.9):
+        one, other = (tmp_path / together / f"alpha={alpha}_seed=0" for together in ("1", "2"))
+        losses = [dict(scalars(run / "tensorboard")["train/loss"]) for run in (one, other)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+        for a, b in zip(*(jax.tree.leaves(last_state(run)) for run in (one, other)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-3)
+    losses = [scalars(tmp_path / "2" / f"alpha={alpha}_seed=0" / "tensorboard")["train/loss"] for alpha in (0.25, 0.9)]
+    assert losses[0] != losses[1]
 
 
 def test_a_signal_saves_every_run(swept, tmp_path):
@@ -244,6 +293,16 @@ def test_a_call_has_no_more_places_than_runs_need(count, together, slots):
 
 
 @pytest.mark.parametrize(
+    ("count", "devices", "slots"), [(9, 1, 3), (5, 1, 3), (4, 1, 4), (2, 1, 2), (9, 4, 12), (3, 8, 3)]
+)
+def test_calls_of_accelerators_are_even(monkeypatch, count, devices, slots):
+    """Nine runs are three times three, not four, four and one."""
+    monkeypatch.setattr(jax, "local_devices", lambda: [SimpleNamespace(platform="gpu")] * devices)
+    monkeypatch.setattr(jax, "pmap", lambda *_, **__: None)
+    assert parallel.Variants(None, count).slots == slots
+
+
+@pytest.mark.parametrize(
     ("seeds", "slots", "expected"),
     [([0, 0, 1, 1], 2, [[0, 0], [1, 1]]), ([0, 1, 2], 2, [[0, 1], [2]]), ([0, 0, 0, 1, 1, 1], 2, [[0, 0, 0, 1, 1, 1]])],
 )
@@ -251,6 +310,11 @@ def test_runs_of_as_few_seeds_as_fill_every_call_train_side_by_side(seeds, slots
     runs = [SimpleNamespace(settings=SimpleNamespace(seed=seed, data=None)) for seed in seeds]
     found = [[run.settings.seed for run in part] for part in sweep.parts(runs, slots)]
     assert found == expected
+
+
+def test_a_seed_of_the_data_is_not_taken_for_that_of_the_run():
+    runs = plan.plan(config.Config(), {"data.seed": ["1", "2"]}, [0, 1], cli.override)
+    assert [run.title for run in runs] == [f"data.seed={data}_seed={seed}" for data in (1, 2) for seed in (0, 1)]
 
 
 def test_programs_differ_in_what_is_not_traced():
@@ -304,6 +368,7 @@ def test_loss_terms_vary_by_name():
         (["--vary", "losses.alpha=0.5,0.50"], r"Two runs would be alpha=0\.5_seed=0"),
         (["--vary", "losses.alpha="], r"--vary losses\.alpha=: it takes a setting and its values"),
         (["--vary", "losses.alpha"], r"--vary losses\.alpha: it takes a setting and its values"),
+        (["--vary", "help=1"], r"--vary help: it is no setting"),
         (["--vary", "seed=1,2"], r"--vary seed: it cannot be varied\. Give --seeds instead"),
         (["--seeds", "0"], r"--seeds 0: it takes how many there are, or a list"),
         (["--seeds", "1,x"], r"--seeds 1,x: it takes"),

@@ -265,6 +265,15 @@ def test_all_to_all_finds_separate_blobs_and_never_joins_classes():
     assert int(found.left) == 0
 
 
+def test_all_to_all_of_no_bandwidth_takes_equal_elements():
+    """The mean of six times 0.1 is not 0.1 in float32."""
+    embedding = np.full((1, 6, 1), 0.1, np.float32)
+    found = _all_to_all(embedding, np.ones((1, 6), np.int32), np.ones((1, 6), np.float32), 4, 0.0, 4)
+    np.testing.assert_array_equal(found.ids, np.ones((1, 6)))
+    np.testing.assert_array_equal(found.valid, [True, False, False, False])
+    assert int(found.left) == 0
+
+
 def test_all_to_all_needs_a_slot():
     with pytest.raises(ValueError, match="`slots` must be at least 1: got 0"):
         clustering.all_to_all(jnp.zeros((2, 2, 1)), jnp.ones((2, 2), int), jnp.ones((2, 2)), 0, 1.0)

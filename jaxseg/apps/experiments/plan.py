@@ -88,6 +88,8 @@ def _require_name(name: str, base: config.Config) -> None:
       UserError: the place of one is given, or its name is to be varied.
     """
     option = name.replace("_", "-")
+    if option == "help":
+        raise config.UserError("--vary help: it is no setting. See jaxseg sweep --help.")
     for named, place in config.places(base).items():
         if name.startswith(f"{place}."):
             last = name.removeprefix(f"{place}.")
@@ -121,8 +123,8 @@ def _title(values: Mapping[str, Any], seed: int) -> str:
 
 
 def short(name: str, names: Iterable[str]) -> str:
-    """The last part of a setting's name, or all of it where that is another one's too."""
-    last = [other.rpartition(".")[2] for other in names]
+    """The last part of a setting's name, or all of it where that is another one's too, or the run's seed."""
+    last = ["seed", *(other.rpartition(".")[2] for other in names)]
     own = name.rpartition(".")[2]
     return own if last.count(own) == 1 else name
 

@@ -59,9 +59,11 @@ class Run:
         if file.is_file():
             try:
                 self.known |= json.loads(file.read_bytes().decode(errors="replace"))
-            except (ValueError, TypeError) as error:
+                # One that diverged is not trained again, so that what it came to stands.
+                if not self.known["diverged"]:
+                    self._trust(self.latest)
+            except (ValueError, TypeError, KeyError) as error:
                 raise config.UserError(f"{file} is damaged. Remove it: the run is measured again.") from error
-        self._trust(self.latest)
 
     def _trust(self, step: int) -> None:
         """Forgets what is of a later state than the newest that was saved: the command was killed before it was."""
@@ -77,11 +79,18 @@ class Run:
 
     @property
     def measured(self) -> bool:
-        """Whether its figures are those of its last state and its grouping; of a run that diverged there are none."""
+        """Whether its figures are those of its last state, measured as now; of one that diverged there are none."""
         if self.known["diverged"]:
             return True
-        grouping = dataclasses.asdict(self.settings.grouping)
-        return self.ended and bool(self.known["figures"]) and self.known.get("grouping") == grouping
+        return self.ended and bool(self.known["figures"]) and self.known.get("measure") == self.measure
+
+    @property
+    def measure(self) -> dict[str, Any]:
+        """What figures depend on beside the state: grouping, and the images they are measured on."""
+        from jaxseg.data import check
+
+        images = check.content({SPLIT: self.dataset.records[SPLIT]})
+        return {"grouping": dataclasses.asdict(self.settings.grouping), "images": images}
 
     def compare(self, before: config.Run | None, console: Console) -> None:
         """Compares with what the folder holds: it counts as this run, whether or not it is trained further.
@@ -288,7 +297,7 @@ def _measure(group: Sequence[Run], console: Console) -> None:
         for run, score in zip(some, sums, strict=True):
             metrics = score.metrics()
             run.known["figures"] = {name: metrics[name] for name in results.FIGURES.values()}
-            run.known["grouping"] = dataclasses.asdict(run.settings.grouping)
+            run.known["measure"] = run.measure
             run.known["measuring"] = (time.monotonic() - begun) / len(some)
             run.write()
             console.print(f"{run.planned.title}: {results.line(run.known['figures'])}", markup=False)
