@@ -58,7 +58,10 @@ class Run:
         file = self.folder / RESULT
         if file.is_file():
             try:
-                self.known |= json.loads(file.read_bytes().decode(errors="replace"))
+                found = json.loads(file.read_bytes().decode(errors="replace"))
+                if len(found["curve"]["step"]) != len(found["curve"]["loss"]):
+                    raise ValueError("a loss has no step")
+                self.known |= found
                 # One that diverged is not trained again, so that what it came to stands.
                 if not self.known["diverged"]:
                     self._trust(self.latest)
