@@ -299,7 +299,7 @@ def _overridden(start: Sequence[str], change: Sequence[str]) -> tuple[str, ...]:
 def train_and_measure(job: Job, workdir: Path, core: int) -> dict[str, Any]:
     """One run on one core, from the start or from where it was stopped."""
     env = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "OMP_NUM_THREADS": "1"}
-    folder = workdir / f"{job.decision}-{job.variant}-{job.seed}".replace(" ", "_").replace("/", "_")
+    folder = workdir / f"{job.decision}-{job.variant}-{job.seed}-{job.settings}".replace(" ", "_").replace("/", "_")
     pin = ["taskset", "-c", str(core)] if shutil.which("taskset") else []
     seconds = []
     folder.mkdir(parents=True, exist_ok=True)
