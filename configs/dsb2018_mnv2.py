@@ -2,7 +2,8 @@
 
 python train.py --config configs/dsb2018_mnv2.py --data.root FOLDER --workdir runs/dsb
 
-ImageNet's weights are worth 5 AP50 and 6 AP (docs/measured.md): --model.encoder-weights FILE --optimizer.encoder-rate 0.3
+ImageNet's weights are worth 5 AP50 and 6 AP (docs/measured.md): add --model.encoder-weights FILE
+--optimizer.encoder-rate 0.3.
 """
 
 from jaxseg.config import Augment, Config, Data, Grouping, Model, Optimizer, Superpixels, TargetSettings, Train
