@@ -15,5 +15,5 @@ parser.add_argument("--seed", type=int, default=3)
 options = parser.parse_args()
 
 with films.film(options.output) as film:
-    for frame in sequences.sequence(options.seed, 0, options.frames, tuple(options.size), classes=8):
+    for frame in sequences.sequence(options.seed, 0, options.frames, tuple(options.size)):
         film.write(frame.image, 1 / options.rate)

@@ -91,7 +91,7 @@ def run(variants: Sequence[Variant], program: parallel.Variants) -> None:
             for call in calls:
                 call.look(number is not None)
             display.advance()
-            done = min((m.done for m in members if m.runs), default=settings.steps)
+            done = min((m.done for m in members if m.runs), default=max(m.done for m in members))
             if losses := _losses(members):
                 display.show(losses, done)
             if number is not None:

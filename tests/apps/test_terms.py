@@ -13,6 +13,7 @@ from rich.console import Console
 
 from jaxseg import cli, config
 from jaxseg.apps import export, model, train
+from jaxseg.apps.evaluation import losses as listed
 from jaxseg.apps.tasks import start, terms
 from jaxseg.train import gradients, parallel
 from tests.apps.events import scalars
@@ -142,6 +143,13 @@ def test_processes_have_the_terms_of_the_leading_one(tmp_path, monkeypatch):
         monkeypatch.setattr(parallel, "shared_text", lambda _, change=change: json.dumps(lead | change))
         with pytest.raises(config.UserError, match=f"^Loss terms {names} of this process are not those of process 0"):
             terms.require_shared(losses)
+
+
+def test_the_report_names_every_constant_of_the_papers_terms():
+    """A new one is not forgotten."""
+    settings = {f.name for f in dataclasses.fields(config.Losses)} - {"terms", "schedules", "weighting"}
+    constants = [name for names in listed.CONSTANTS.values() for name in names]
+    assert sorted(constants) == sorted(settings - set(config.TERMS))
 
 
 def test_a_run_goes_on_from_another_folder(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -87,7 +87,7 @@ class Run:
             return True
         return self.ended and bool(self.known["figures"]) and self.known.get("measure") == self.measure
 
-    @property
+    @cached_property
     def measure(self) -> dict[str, Any]:
         """What figures depend on beside the state: grouping, and the images they are measured on."""
         from jaxseg.data import check
