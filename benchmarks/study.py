@@ -8,7 +8,8 @@ processor core, in a work directory of its own, --jobs of them at once (as many 
 each goes to --results; what is there already is not run again, so that the command may be stopped and given again. A
 line of other settings, whatever its command, is of an earlier recipe: it is named and left out of charts and tables.
 --root is the folder of dsb2018, --weights an encoder checkpoint of MobileNetV2 from ImageNet; decisions that need what
-is not given are left out. --list prints the commands and runs nothing.
+is not given are left out. Decisions over whole runs, of a quarter of an hour each, are made where --only names them.
+--list prints the commands and runs nothing.
 
 --plot draws a chart of each decision: a point is a run, a bar the mean. It prints the tables of docs/study.md.
 """
@@ -27,6 +28,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import turns
@@ -38,8 +40,10 @@ FIGURES = {"ap": "AP", "ap50": "AP50", "iou": "mean IoU", "pq": "PQ", "ap50_agno
 RUNS: Mapping[str, tuple[str, ...]] = {
     "shapes": ("--config", "configs/shapes.py", "--train.steps", "1800"),
     "dsb2018": ("--config", "configs/dsb2018_mnv2.py", "--train.steps", "600", "--data.crop", "128", "128"),
+    "shapes, whole runs": ("--config", "configs/shapes.py"),
+    "dsb2018, whole runs": ("--config", "configs/dsb2018_mnv2.py"),
 }
-"""The proxies of each data set: runs of a few minutes, which tell large differences apart and no small ones."""
+"""Proxies of each data set, runs of a few minutes, which tell large differences apart and no small ones; whole runs."""
 
 ALWAYS = ("--train.picture-every", "0", "--train.save-every", "600")
 
@@ -51,11 +55,18 @@ class Decision(NamedTuple):
       title: the question.
       data: of `RUNS`.
       variants: what each changes on the command line, by what the table calls it. The recipe's own changes nothing.
+      measured: the program that measures a variant, where it is not `eval.py`.
     """
 
     title: str
     data: str
     variants: Mapping[str, tuple[str, ...]]
+    measured: Mapping[str, str] = MappingProxyType({})
+
+    @property
+    def whole(self) -> bool:
+        """Whether its runs are as long as the recipe's."""
+        return self.data.endswith("whole runs")
 
 
 def _values(setting: str, *values: object) -> dict[str, tuple[str, ...]]:
@@ -131,7 +142,13 @@ DECISIONS: Mapping[str, Decision] = {
             "uniform": ("--losses.class-weight-power", "0"),
             "eq. 2 inside": ("--losses.class-weight-power", "1"),
             "eq. 2 as printed": ("--losses.class-weight-power", "1", "--losses.class-correction", "0"),
+            "the same, corrected at inference": ("--losses.class-weight-power", "1", "--losses.class-correction", "0"),
             "its root, biased": ("--losses.class-correction", "0"),
+            "its root, corrected at inference": ("--losses.class-correction", "0"),
+        },
+        {
+            "the same, corrected at inference": "benchmarks/study/corrected.py",
+            "its root, corrected at inference": "benchmarks/study/corrected.py",
         },
     ),
     "weights": Decision(
@@ -231,6 +248,26 @@ DECISIONS: Mapping[str, Decision] = {
             "eq. 2 as printed": ("--losses.class-weight-power", "1", "--losses.class-correction", "0"),
         },
     ),
+    "whole-shapes": Decision(
+        "whole runs of scenes",
+        "shapes, whole runs",
+        OWN
+        | {
+            "uniform class weights": ("--losses.class-weight-power", "0"),
+            "alpha 0.25": ("--losses.alpha", "0.25"),
+            "Gaussian targets": ("--targets.center", "gaussian", "--targets.radius", "3"),
+        },
+    ),
+    "whole-nuclei": Decision(
+        "whole runs of nuclei",
+        "dsb2018, whole runs",
+        OWN
+        | {
+            "from scratch": ("--model.encoder-weights", "", "--optimizer.encoder-rate", "1"),
+            "k = 4": ("--superpixels.size", "4"),
+            "images of their own size": ("--data.augment.scale", "1", "1"),
+        },
+    ),
 }
 
 
@@ -242,21 +279,24 @@ class Job(NamedTuple):
       variant: what the table calls it.
       seed: of the run.
       command: of `train.py`, without the work directory.
+      measure: the program that measures it.
     """
 
     decision: str
     variant: str
     seed: int
     command: tuple[str, ...]
+    measure: str = "eval.py"
 
     @property
     def line(self) -> str:
-        """The command as one types it."""
-        return shlex.join(["python", "train.py", *self.command])
+        """The command as one types it, and what measures the run, where it is not `eval.py`."""
+        after = "" if self.measure == "eval.py" else f" && python {self.measure}"
+        return shlex.join(["python", "train.py", *self.command]) + after
 
     @property
     def settings(self) -> str:
-        """Digits that change with any setting of the run but where things are."""
+        """Digits that change with any setting of the run, but where things are, and with what measures it."""
         words = list(self.command)
         place = words.index("--config")
         file, rest = PROJECT / words[place + 1], words[:place] + words[place + 2 :]
@@ -264,7 +304,8 @@ class Job(NamedTuple):
         away = {"data.root", "data.cache", "data.workers", "model.encoder_weights"}
         kept = {name: value for name, value in found.items() if name not in away}
         started = bool(found["model.encoder_weights"])
-        return hashlib.sha256(repr((sorted(kept.items()), started)).encode()).hexdigest()[:12]
+        other = () if self.measure == "eval.py" else (self.measure,)
+        return hashlib.sha256(repr((sorted(kept.items()), started, *other)).encode()).hexdigest()[:12]
 
     def named(self, found: Mapping[str, Any]) -> dict[str, Any]:
         """What a run of this command found, under this decision's name for it."""
@@ -274,14 +315,17 @@ class Job(NamedTuple):
 
 def jobs(only: Sequence[str], seeds: Sequence[int], root: str, weights: str) -> Iterator[Job]:
     """All runs, decision by decision."""
-    given = {"dsb2018": ("--data.root", root, "--model.encoder-weights", weights, "--optimizer.encoder-rate", "0.3")}
-    for name, decision in DECISIONS.items():
-        if (only and name not in only) or (decision.data == "dsb2018" and not (root and weights)):
+    nuclei = ("--data.root", root, "--model.encoder-weights", weights, "--optimizer.encoder-rate", "0.3")
+    for name in only or (name for name, decision in DECISIONS.items() if not decision.whole):
+        decision = DECISIONS[name]
+        given = nuclei if decision.data.startswith("dsb2018") else ()
+        if given and not (root and weights):
             continue
-        start = (*RUNS[decision.data], *given.get(decision.data, ()), *ALWAYS)
+        start = (*RUNS[decision.data], *given, *ALWAYS)
         for seed in seeds:
             for variant, change in decision.variants.items():
-                yield Job(name, variant, seed, (*_overridden(start, change), "--seed", str(seed)))
+                command = (*_overridden(start, change), "--seed", str(seed))
+                yield Job(name, variant, seed, command, decision.measured.get(variant, "eval.py"))
 
 
 def _overridden(start: Sequence[str], change: Sequence[str]) -> tuple[str, ...]:
@@ -304,7 +348,7 @@ def train_and_measure(job: Job, workdir: Path, core: int) -> dict[str, Any]:
     seconds = []
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log.txt").open("ab") as log:
-        for command in (("train.py", *job.command), ("eval.py",)):
+        for command in (("train.py", *job.command), (job.measure,)):
             began = time.perf_counter()
             words = [*pin, sys.executable, *command, "--workdir", str(folder.absolute())]
             subprocess.run(words, cwd=PROJECT, env=env, stdout=log, stderr=log, check=True)
@@ -392,7 +436,8 @@ def grouped(lines: Sequence[Mapping[str, Any]], name: str) -> dict[str, list[Map
 def current(lines: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
     """The lines whose settings are those that their decision and variant have now; others are named."""
     seeds = sorted({line["seed"] for line in lines})
-    now = {(job.decision, job.variant, job.seed): job.settings for job in jobs((), seeds, "FOLDER", "FILE")}
+    todo = jobs(list(DECISIONS), seeds, "FOLDER", "FILE")
+    now = {(job.decision, job.variant, job.seed): job.settings for job in todo}
     for line in lines:
         place = line["decision"], line["variant"], line["seed"]
         if now.get(place) == line["settings"]:
@@ -476,7 +521,7 @@ def main() -> None:
     )
     parser.add_argument("--root", default="", help="folder of dsb2018")
     parser.add_argument("--weights", default="", help="MobileNetV2 from ImageNet, of jaxseg weights import")
-    parser.add_argument("--only", nargs="+", default=[], choices=DECISIONS, help="decisions; all otherwise")
+    parser.add_argument("--only", nargs="+", default=[], choices=DECISIONS, help="decisions; all proxies otherwise")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--jobs", type=int, default=len(cores()), help="runs at a time")
     parser.add_argument("--list", action="store_true", help="print the commands, and run nothing")
