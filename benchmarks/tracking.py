@@ -3,10 +3,10 @@
 python benchmarks/tracking.py [--model runs/shapes] [--sequences 10] [--frames 200] [--seed 0] [--rounds 15]
 
 Needs TrackEval: pip install trackeval. Objects come from the truth, with embeddings that say nothing or are those of
-the object plus noise, and from the run's network (of the first shapes, on frames of its crop). A predicted mask is
-compared with true ones by IoU; classes are not compared, and masks that mostly cover ignored pixels are left out. Each
-variant of the tracker has the same objects. IDF1 and switches count masks of IoU 0.5 and more, AssA and HOTA are means
-over 0.05 to 0.95. Prints tables on stderr, a line of JSON on stdout.
+the object plus noise, and from a network of generated scenes. Its masks are compared with true ones by IoU; classes are
+not compared, and masks that mostly cover ignored pixels are left out. Each variant of the tracker has the same objects.
+IDF1 and switches count masks of IoU 0.5 and more, AssA and HOTA are means over 0.05 to 0.95. Prints tables on stderr, a
+line of JSON on stdout.
 """
 
 import argparse
