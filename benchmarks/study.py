@@ -4,7 +4,8 @@ python benchmarks/study.py --results FILE.jsonl [--root FOLDER] [--weights FILE]
 python benchmarks/study.py --results FILE.jsonl [MORE.jsonl ...] --plot docs/study
 
 A variant is a config and what its command line changes; `train.py` trains it and `eval.py` measures it, each with one
-processor core, in a work directory of its own, --jobs of them at once (as many as there are cores). A line of JSON for
+processor core, in a work directory of its own, --jobs of them at once (as many as there are cores), and then under many
+confidences, for a loss that makes centers less sure of themselves finds as much with a lower one. A line of JSON for
 each goes to --results; what is there already is not run again, so that the command may be stopped and given again. A
 line of other settings, whatever its command, is of an earlier recipe: it is named and left out of charts and tables.
 --root is the folder of dsb2018, --weights an encoder checkpoint of MobileNetV2 from ImageNet; decisions that need what
@@ -37,6 +38,9 @@ from jaxseg import cli, config
 
 PROJECT = Path(__file__).parents[1]
 FIGURES = {"ap": "AP", "ap50": "AP50", "iou": "mean IoU", "pq": "PQ", "ap50_agnostic": "AP50, classes as one"}
+CONFIDENCE = "benchmarks/study/confidence.py"
+BEST = ("ap", "ap50", "center")
+"""What is kept of the best of many confidences."""
 RUNS: Mapping[str, tuple[str, ...]] = {
     "shapes": ("--config", "configs/shapes.py", "--train.steps", "1800"),
     "dsb2018": ("--config", "configs/dsb2018_mnv2.py", "--train.steps", "600", "--data.crop", "128", "128"),
@@ -348,16 +352,20 @@ def train_and_measure(job: Job, workdir: Path, core: int) -> dict[str, Any]:
     seconds = []
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log.txt").open("ab") as log:
-        for command in (("train.py", *job.command), (job.measure,)):
+        commands: list[tuple[str, ...]] = [("train.py", *job.command), (job.measure,)]
+        commands += [(CONFIDENCE,)] if job.measure == "eval.py" else []
+        for command in commands:
             began = time.perf_counter()
             words = [*pin, sys.executable, *command, "--workdir", str(folder.absolute())]
             subprocess.run(words, cwd=PROJECT, env=env, stdout=log, stderr=log, check=True)
             seconds.append(round(time.perf_counter() - began, 1))
     found = json.loads(next(folder.rglob("metrics.json")).read_text())
+    tried = folder / "confidence.json"
     return {
         "command": job.line,
-        "seconds": dict(zip(("train", "eval"), seconds, strict=True)),
+        "seconds": dict(zip(("train", "eval", "confidence"), seconds, strict=False)),
         "figures": {name: found[name] for name in FIGURES},
+        "confidence": json.loads(tried.read_text())["best"] if tried.is_file() else None,
     }
 
 
@@ -425,11 +433,12 @@ def _percent(line: Mapping[str, Any]) -> str:
 
 
 def grouped(lines: Sequence[Mapping[str, Any]], name: str) -> dict[str, list[Mapping[str, float]]]:
-    """Figures of each run of a decision, by variant, in the order of the decision."""
+    """Figures of each run of a decision, by variant, in the order of the decision; "best" before those of `BEST`."""
     found: dict[str, list[Mapping[str, float]]] = {variant: [] for variant in DECISIONS[name].variants}
     for line in lines:
         if line["decision"] == name and line["variant"] in found:
-            found[line["variant"]].append(line["figures"])
+            best = line.get("confidence") or {}
+            found[line["variant"]].append(line["figures"] | {f"best_{name}": best[name] for name in BEST if best})
     return {variant: runs for variant, runs in found.items() if runs}
 
 
@@ -449,11 +458,21 @@ def current(lines: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
 def markdown(name: str, variants: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     """The table of a decision."""
     rows = [f"**{DECISIONS[name].title}**, {DECISIONS[name].data}", ""]
-    rows += ["| | " + " | ".join(FIGURES.values()) + " | runs |", "|---" * (len(FIGURES) + 2) + "|"]
+    titles = ["", *FIGURES.values(), "AP, AP50 at the best confidence", "runs"]
+    rows += ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for variant, runs in variants.items():
         cells = [_cell([100 * (one[figure] or 0) for one in runs]) for figure in FIGURES]
-        rows.append(f"| {variant} | " + " | ".join(cells) + f" | {len(runs)} |")
+        rows.append(f"| {variant} | " + " | ".join(cells) + f" | {_best(runs)} | {len(runs)} |")
     return "\n".join(rows)
+
+
+def _best(runs: Sequence[Mapping[str, float]]) -> str:
+    """AP and AP50 of each run at its own best confidence, and the range of these."""
+    if not all("best_center" in one for one in runs):
+        return "-"
+    ap, ap50 = (_cell([100 * (one[f"best_{name}"] or 0) for one in runs]) for name in ("ap", "ap50"))
+    centers = sorted({one["best_center"] for one in runs})
+    return f"{ap}, {ap50} at " + " to ".join(f"{center:g}" for center in (centers[:1] + centers[1:][-1:]))
 
 
 def _cell(values: Sequence[float]) -> str:
@@ -467,7 +486,10 @@ SHOWN = {"ap50": "#0072b2", "ap": "#d55e00", "iou": "#009e73"}
 
 def chart(name: str, variants: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     """Points of each variant on a row of its own, as SVG."""
-    values = [100 * (one[figure] or 0) for runs in variants.values() for one in runs for figure in SHOWN]
+    shown = (*SHOWN, *(f"best_{figure}" for figure in SHOWN))
+    values = [
+        100 * (one.get(figure) or 0) for runs in variants.values() for one in runs for figure in shown if figure in one
+    ]
     low, high = 10 * int(min(values) // 10), 10 * (int(max(values) // 10) + 1)
     bottom = TOP + ROW * len(variants)
 
@@ -477,7 +499,8 @@ def chart(name: str, variants: Mapping[str, Sequence[Mapping[str, float]]]) -> s
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {LEFT + WIDTH + 30} {bottom + BOTTOM}" width="680"'
         ' font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="white"/>',
-        f'<text x="10" y="20" font-weight="bold">{_text(DECISIONS[name].title)}</text>',
+        f'<text x="10" y="20" font-weight="bold">{_text(DECISIONS[name].title)}'
+        '<tspan font-weight="normal" fill="#666">, circles: at the best confidence</tspan></text>',
     ]
     for tick in range(low, high + 1, 10 if high - low > 30 else 5):
         parts.append(f'<path d="M{across(tick):.1f} {TOP}V{bottom}" stroke="#ddd"/>')
@@ -500,6 +523,8 @@ def _row(
         yield f'<path d="M{across(statistics.mean(points)):.1f} {y - 9:.1f}v18" stroke="{color}" stroke-width="2"/>'
         for point in points:
             yield f'<circle cx="{across(point):.1f}" cy="{y:.1f}" r="4" fill="{color}" fill-opacity="0.6"/>'
+        for best in [100 * (one[f"best_{figure}"] or 0) for one in runs if f"best_{figure}" in one]:
+            yield f'<circle cx="{across(best):.1f}" cy="{y:.1f}" r="6" fill="none" stroke="{color}"/>'
 
 
 def _text(words: str) -> str:

@@ -2,7 +2,7 @@
 
 python train.py --config configs/dsb2018_mnv2.py --data.root FOLDER --workdir runs/dsb
 
-ImageNet's weights are worth 5 AP50 and 6 AP (docs/measured.md): add --model.encoder-weights FILE
+ImageNet's weights are worth 2.5 AP50 and 5 AP (docs/measured.md): add --model.encoder-weights FILE
 --optimizer.encoder-rate 0.3.
 """
 

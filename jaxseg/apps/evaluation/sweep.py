@@ -21,7 +21,7 @@ from jaxseg.metrics.counts import Truth
 from jaxseg.train import storage
 from jaxseg.types import Capacity, Outputs, Segmentation, Thresholds
 
-CENTER = (0.3, 0.4, 0.5, 0.6, 0.7)
+CENTER = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 ASSIGNMENT = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
 DUPLICATE = (0.1, 0.2, 0.3, 0.5)
 """What is tried, every combination; the run's own settings are added."""
@@ -96,17 +96,12 @@ def sweep(trained: model.Model, examples: Iterator[Example], split: str, output:
     files.require_writable(output)
     values = grid(trained.settings)
     combinations = list(itertools.product(*values.values()))
-    rule = scores.rule_of(trained.settings.data.builder)
-    sums = [scores.Precision(rule) for _ in combinations]
-    for example in examples:
-        _add(sums, trained, example, combinations)
-    classes = len(trained.classes)
-    rows = [_row(c, s.compute(classes)) for c, s in zip(combinations, sums, strict=True)]
+    rows = measure(trained, examples, combinations)
     own = tuple(getattr(trained.settings.grouping, name) for name in NAMES)
     found: dict[str, Any] = {
         "split": split,
         "step": trained.step,
-        "rule": rule,
+        "rule": scores.rule_of(trained.settings.data.builder),
         "own": rows[combinations.index(own)],
         "best": max(rows, key=lambda row: (row["ap"] or 0.0, row["ap50"] or 0.0)),
         "best_ap50": max(rows, key=lambda row: (row["ap50"] or 0.0, row["ap"] or 0.0)),
@@ -117,6 +112,26 @@ def sweep(trained: model.Model, examples: Iterator[Example], split: str, output:
     _show(found, curves, trained.settings.name)
     _report(output / "sweep.html", found, curves, trained.settings.name)
     return found
+
+
+def measure(
+    trained: model.Model, examples: Iterator[Example], combinations: Sequence[tuple[float, ...]]
+) -> list[dict[str, Any]]:
+    """AP and AP50 under each combination of thresholds.
+
+    Args:
+      trained: the network and its settings.
+      examples: of a split.
+      combinations: (center, assignment, duplicate) of each.
+
+    Returns:
+      A row for each, by the names of `NAMES`, "ap" and "ap50".
+    """
+    rule, classes = scores.rule_of(trained.settings.data.builder), len(trained.classes)
+    sums = [scores.Precision(rule) for _ in combinations]
+    for example in examples:
+        _add(sums, trained, example, combinations)
+    return [_row(c, s.compute(classes)) for c, s in zip(combinations, sums, strict=True)]
 
 
 def _row(combination: Sequence[float], precision: Mapping[str, Any]) -> dict[str, Any]:
