@@ -457,12 +457,15 @@ def current(lines: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
 
 def markdown(name: str, variants: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     """The table of a decision."""
-    rows = [f"**{DECISIONS[name].title}**, {DECISIONS[name].data}", ""]
-    titles = ["", *FIGURES.values(), "AP, AP50 at the best confidence", "runs"]
-    rows += ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    decision = DECISIONS[name]
+    rows = [f"**{decision.title}**" + (f", {decision.data}" if not decision.whole else ""), ""]
+    best = any("best_center" in one for runs in variants.values() for one in runs)
+    titles = [" ", *FIGURES.values(), *["AP, AP50 at the best confidence"] * best, "runs"]
+    rows += ["|" + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for variant, runs in variants.items():
         cells = [_cell([100 * (one[figure] or 0) for one in runs]) for figure in FIGURES]
-        rows.append(f"| {variant} | " + " | ".join(cells) + f" | {_best(runs)} | {len(runs)} |")
+        cells += [_best(runs)] * best
+        rows.append(f"| {variant} | " + " | ".join(cells) + f" | {len(runs)} |")
     return "\n".join(rows)
 
 
@@ -487,11 +490,11 @@ SHOWN = {"ap50": "#0072b2", "ap": "#d55e00", "iou": "#009e73"}
 def chart(name: str, variants: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     """Points of each variant on a row of its own, as SVG."""
     shown = (*SHOWN, *(f"best_{figure}" for figure in SHOWN))
-    values = [
-        100 * (one.get(figure) or 0) for runs in variants.values() for one in runs for figure in shown if figure in one
-    ]
+    everything = [one for runs in variants.values() for one in runs]
+    values = [100 * (one[figure] or 0) for one in everything for figure in shown if figure in one]
     low, high = 10 * int(min(values) // 10), 10 * (int(max(values) // 10) + 1)
     bottom = TOP + ROW * len(variants)
+    best = ", circles: at the best confidence" if any("best_center" in one for one in everything) else ""
 
     def across(value: float) -> float:
         return LEFT + (value - low) / (high - low) * WIDTH
@@ -500,7 +503,7 @@ def chart(name: str, variants: Mapping[str, Sequence[Mapping[str, float]]]) -> s
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {LEFT + WIDTH + 30} {bottom + BOTTOM}" width="680"'
         ' font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="white"/>',
         f'<text x="10" y="20" font-weight="bold">{_text(DECISIONS[name].title)}'
-        '<tspan font-weight="normal" fill="#666">, circles: at the best confidence</tspan></text>',
+        f'<tspan font-weight="normal" fill="#666">{best}</tspan></text>',
     ]
     for tick in range(low, high + 1, 10 if high - low > 30 else 5):
         parts.append(f'<path d="M{across(tick):.1f} {TOP}V{bottom}" stroke="#ddd"/>')
