@@ -253,7 +253,7 @@ DECISIONS: Mapping[str, Decision] = {
         },
     ),
     "whole-shapes": Decision(
-        "whole runs of scenes",
+        "Whole runs of scenes",
         "shapes, whole runs",
         OWN
         | {
@@ -263,7 +263,7 @@ DECISIONS: Mapping[str, Decision] = {
         },
     ),
     "whole-nuclei": Decision(
-        "whole runs of nuclei",
+        "Whole runs of nuclei",
         "dsb2018, whole runs",
         OWN
         | {
