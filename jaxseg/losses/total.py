@@ -158,10 +158,12 @@ def uncertain(
       Kendall, Gal and Cipolla, CVPR 2018, eq. 7 and 10, and section 3.2 for the logarithm.
     """
     whose = dict(tasks)
-    value = jnp.sum(jnp.array([w * means[name] for name, w in weights.items() if name not in whose]))
+    # Added one by one: put into an array, sums over devices crash the compiler of jaxlib 0.11.2 for processors.
+    losses: dict[str | None, Array] = {task: jnp.zeros(()) for task in (None, *log_variances)}
+    for name, w in weights.items():
+        losses[whose.get(name)] += w * means[name]
+    value = losses[None]
     for task, s in log_variances.items():
-        own = [w * means[name] for name, w in weights.items() if whose.get(name) == task]
-        loss = jnp.sum(jnp.array(own))
-        learnt = jnp.where(loss > 0, s, jax.lax.stop_gradient(s))
-        value += jnp.exp(-learnt) * loss + learnt
+        learnt = jnp.where(losses[task] > 0, s, jax.lax.stop_gradient(s))
+        value += jnp.exp(-learnt) * losses[task] + learnt
     return value
